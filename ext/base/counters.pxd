@@ -1,0 +1,46 @@
+"""The counters of one engine: a number for everything that is dropped, refused or worth knowing.
+
+Identifiers, names and meanings are listed once, in counters.h; a test holds this list against it.
+"""
+
+from libc.stdint cimport uint64_t
+
+cdef extern from "counters.h":
+    enum:
+        C_LINK_RX, C_LINK_TX, C_LINK_RX_BYTES, C_LINK_TX_BYTES, C_LINK_RX_NOMEM, C_LINK_RX_BAD
+        C_LINK_RX_TRUNCATED, C_LINK_RX_OVERRUN, C_LINK_TX_DROP, C_LINK_TX_DOWN, C_LINK_TX_QUEUE_FULL
+        C_LINK_TX_TOO_BIG, C_LINK_DOWN, C_LINK_GONE, C_PIPE_FULL, C_SW_CSUM, C_SW_SEGMENT
+        C_SW_COALESCE, C_SW_BAD_GSO, C_ETH_RUNT, C_ETH_FOREIGN, C_ETH_SOURCE, C_ETH_UNKNOWN, C_ARP_RX
+        C_ARP_TX, C_ARP_BAD, C_ARP_FOREIGN, C_ARP_CONFLICT, C_ARP_QUEUE_FULL, C_ARP_FAILED
+        C_ARP_EVICTED, C_IP_RX, C_IP_TX, C_IP_SHORT, C_IP_VERSION, C_IP_HEADER, C_IP_CHECKSUM, C_IP_TTL
+        C_IP_SOURCE, C_IP_MARTIAN, C_IP_SOURCE_ROUTE, C_IP_OPTION, C_IP_FOREIGN, C_IP_PROTO
+        C_IP_NO_ROUTE, C_IP_TOO_BIG, C_IP_FRAG_RX, C_IP_FRAG_TX, C_IP_FRAG_OK, C_IP_FRAG_OVERLAP
+        C_IP_FRAG_TIMEOUT, C_IP_FRAG_BAD, C_IP_FRAG_LIMIT, C_IP_NOMEM, C_ICMP_RX, C_ICMP_TX
+        C_ICMP_ECHO, C_ICMP_BAD, C_ICMP_CHECKSUM, C_ICMP_IGNORED, C_ICMP_QUOTE, C_ICMP_ERROR_TX
+        C_ICMP_LIMITED, C_UDP_RX, C_UDP_TX, C_UDP_SHORT, C_UDP_CHECKSUM, C_UDP_NO_PORT, C_UDP_RCVBUF
+        C_UDP_SOURCE, C_UDP_ERRORS, C_TCP_RX, C_TCP_TX, C_TCP_TX_BYTES, C_TCP_RX_BYTES, C_TCP_SHORT
+        C_TCP_CHECKSUM, C_TCP_OPTION, C_TCP_BROADCAST, C_TCP_LAND, C_TCP_NO_PORT, C_TCP_FLAGS
+        C_TCP_OUT_OF_WINDOW, C_TCP_DUPLICATE, C_TCP_OUT_OF_ORDER, C_TCP_OOO_LIMIT, C_TCP_RCVBUF
+        C_TCP_PAWS, C_TCP_ACK_OLD, C_TCP_ACK_FUTURE, C_TCP_RST_RX, C_TCP_RST_TX, C_TCP_RST_BAD
+        C_TCP_RST_LIMITED, C_TCP_CHALLENGE, C_TCP_CHALLENGE_LIMITED, C_TCP_SYN_RX, C_TCP_SYN_DROP
+        C_TCP_ACCEPT_DROP, C_TCP_OPEN_ACTIVE, C_TCP_OPEN_PASSIVE, C_TCP_ESTABLISHED, C_TCP_CLOSED
+        C_TCP_ABORT_TIMEOUT, C_TCP_ABORT_UNREAD, C_TCP_ABORT_NOMEM, C_TCP_FINWAIT2_TIMEOUT
+        C_TCP_TIMEWAIT_REUSED, C_TCP_TIMEWAIT_LIMIT, C_TCP_RETRANS, C_TCP_RETRANS_BYTES, C_TCP_RTO
+        C_TCP_FAST_RETRANS, C_TCP_SPURIOUS, C_TCP_PROBE, C_TCP_SACK_BAD, C_TCP_SACK_RENEGED
+        C_TCP_KEEPALIVE, C_TCP_DELACK, C_TCP_NOMEM, C_TCP_ICMP_HARD, C_TCP_ICMP_IGNORED, C_TCP_PMTU
+        C_TCP_COLLAPSED, C_COUNT
+
+cdef struct counters:
+    uint64_t n[C_COUNT]
+
+cdef const char *counter_name(int c) noexcept nogil
+cdef const char *counter_meaning(int c) noexcept nogil
+
+
+cdef inline void count(counters *c, int which) noexcept nogil:
+    """Under the engine's lock only."""
+    c.n[which] += 1
+
+
+cdef inline void count_n(counters *c, int which, uint64_t n) noexcept nogil:
+    c.n[which] += n

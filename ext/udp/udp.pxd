@@ -1,0 +1,65 @@
+"""UDP (RFC 768, 1122 4.1): endpoints that send and queue datagrams. No sockets in here, no waiting."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from ustack._core.base.addr cimport flow, ipaddr
+from ustack._core.base.ready cimport ready
+from ustack._core.inet.demux cimport flow_entry, flow_table
+from ustack._core.inet.inet cimport inet
+from ustack._core.inet.path cimport path
+from ustack._core.mem.context cimport context
+from ustack._core.mem.mblk cimport mblk
+
+cdef struct udp:
+    context *ctx
+    inet *net
+    flow_table table
+    uint32_t rcvbuf             # default SO_RCVBUF, in bytes of storage held
+    uint32_t count
+
+cdef struct udp_pcb:
+    udp *owner
+    flow_entry entry            # key: local, and remote once connected
+    bint bound
+    bint connected
+    bint reuse_addr
+    bint reuse_port
+    bint broadcast
+    uint8_t ttl
+    uint8_t tos
+    int error                   # pending errno from ICMP, given once
+    path way                    # of the connected peer, or of the last destination
+    mblk *head                  # received datagrams by next; source address and port in the datagram's meta block
+    mblk *tail
+    uint32_t nqueued
+    int64_t held                # storage charged
+    int64_t rcvbuf
+    bint shut_rd
+    bint shut_wr
+    ready rdy
+
+# A received datagram's source, found in front of its payload.
+cdef struct udp_meta:
+    ipaddr src
+    ipaddr dst
+    uint16_t sport
+    uint8_t ttl
+    uint8_t tos
+
+cdef int udp_init(udp *u, context *ctx, inet *net) noexcept nogil
+cdef void udp_free(udp *u) noexcept nogil
+cdef udp_pcb *udp_open(udp *u) noexcept nogil
+# Frees everything queued; the pcb is gone afterwards.
+cdef void udp_close(udp_pcb *p) noexcept nogil
+# port 0: an ephemeral one (RFC 6056). -EADDRINUSE, -EADDRNOTAVAIL, -EINVAL if bound already.
+cdef int udp_bind(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nogil
+cdef int udp_connect(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nogil
+cdef int udp_disconnect(udp_pcb *p) noexcept nogil
+# Send the payload chain; `to` NULL: to the connected peer. gso_size > 0: cut into datagrams of that size (USO).
+# Takes the data. 0 or -errno: -EDESTADDRREQ, -EMSGSIZE, -EACCES (broadcast), -ENETUNREACH, -EHOSTUNREACH,
+# -ENOBUFS, -EAGAIN (interface queue full), or the pending error.
+cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, uint16_t gso_size) noexcept nogil
+# Take the first queued datagram (payload chain; *meta filled in), or NULL. peek leaves it queued and returns a dup.
+cdef mblk *udp_recv(udp_pcb *p, udp_meta *meta, bint peek) noexcept nogil
+cdef uint32_t udp_events(udp_pcb *p) noexcept nogil
+cdef int udp_take_error(udp_pcb *p) noexcept nogil

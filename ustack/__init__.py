@@ -1,0 +1,3 @@
+"""A TCP/IP stack in user space."""
+
+__version__ = "0.1.0"

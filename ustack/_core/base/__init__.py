@@ -1,0 +1,1 @@
+"""The compiled modules of the room ``base`` (sources in ``ext/base``)."""

@@ -1,0 +1,1 @@
+"""The compiled modules of the room ``inet`` (sources in ``ext/inet``)."""

@@ -1,0 +1,1 @@
+"""The compiled modules of the room ``link`` (sources in ``ext/link``)."""

@@ -1,0 +1,1 @@
+"""The compiled modules of the room ``mem`` (sources in ``ext/mem``)."""

@@ -1,0 +1,1 @@
+"""The compiled modules of the room ``py`` (sources in ``ext/py``)."""

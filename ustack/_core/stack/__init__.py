@@ -1,0 +1,1 @@
+"""The compiled modules of the room ``stack`` (sources in ``ext/stack``)."""

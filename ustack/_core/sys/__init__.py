@@ -1,0 +1,1 @@
+"""The compiled modules of the room ``sys`` (sources in ``ext/sys``)."""

@@ -1,0 +1,1 @@
+"""The compiled modules of the room ``tcp`` (sources in ``ext/tcp``)."""

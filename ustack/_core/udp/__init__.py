@@ -1,0 +1,1 @@
+"""The compiled modules of the room ``udp`` (sources in ``ext/udp``)."""

@@ -1,0 +1,1 @@
+"""The compiled modules of the room ``wire`` (sources in ``ext/wire``)."""
