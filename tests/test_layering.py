@@ -21,7 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "stack": {"base", "sys", "mem", "wire", "link", "inet", "udp", "tcp"},
     "py": {"base", "sys", "mem", "wire", "link", "inet", "udp", "tcp", "stack"},
 }
-CIMPORT = re.compile(r"^\s*(?:from\s+ustack\._core\.(\w+)\S*\s+c?import|c?import\s+ustack\._core\.(\w+))", re.M)
+CIMPORT = re.compile(
+    r"^\s*(?:from\s+ustack\._core\.(\w+)\S*\s+c?import|c?import\s+ustack\._core\.(\w+))", re.M)
 SOURCES = sorted(EXT.glob("*/*.p[yx][xd]"))
 
 
@@ -43,7 +44,8 @@ def test_arrows_point_down_only(path: Path):
 
 def test_the_check_can_fail(tmp_path: Path):
     bad = tmp_path / "x.pyx"
-    bad.write_text("from ustack._core.stack.engine cimport engine\nfrom ustack._core.base.seq cimport seq_lt\n")
+    bad.write_text("from ustack._core.stack.engine cimport engine\n"
+                   "from ustack._core.base.seq cimport seq_lt\n")
     assert arrows(bad) == {"stack", "base"}
 
 
