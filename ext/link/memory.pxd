@@ -1,0 +1,22 @@
+"""Two links that are the two ends of one cable in a process: packets pass by reference between engines.
+
+What one end sends is the very storage that the other receives: shared, hence read-only to it unless it holds
+the last reference. Full queues push back: ``tx`` takes fewer packets, and the end is notified when there is
+room. When one end is closed, the other is down (-ENETDOWN).
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+
+from ustack._core.link.link cimport link
+
+cdef struct memory_options:
+    uint8_t layer
+    uint32_t mtu
+    uint32_t gso_max
+    uint32_t caps               # CAP_*
+    uint16_t max_sg
+    int32_t queue               # packets in flight in each direction
+    uint8_t mac[2][6]           # layer 2 only
+
+# Both ends; each is freed by its own close. 0 or -ENOMEM.
+cdef int memory_pair(memory_options *o, link **a, link **b) noexcept nogil

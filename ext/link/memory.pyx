@@ -1,0 +1,139 @@
+"""An in-process cable: see memory.pxd."""
+
+from libc.errno cimport ENETDOWN, ENOMEM
+from libc.stdint cimport int32_t
+from libc.stdlib cimport calloc, free
+
+from ustack._core.base.codes cimport CAP_RX_CSUM, CSUM_NONE, LINK_DOWN
+from ustack._core.base.types cimport atomic_dec32, ns_t, spin_lock, spin_unlock
+from ustack._core.link.link cimport link, link_fits, link_init, link_notify, link_ops
+from ustack._core.link.queue cimport packet_queue, queue_clear, queue_count, queue_init, queue_put, queue_take
+from ustack._core.mem.mblk cimport freemsg, mblk
+
+cdef struct memory_end:
+    link base
+    memory_end *peer
+    memory_pair_ *pair
+    packet_queue inbox          # what this end will receive
+    # Held by the peer while it puts into the inbox and notifies, and by close: after `open` is gone nobody
+    # comes in.
+    int32_t gate
+    bint open
+
+cdef struct memory_pair_:
+    memory_end ends[2]
+    int32_t refs
+
+cdef link_ops OPS
+
+
+cdef int memory_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
+    cdef memory_end *end = <memory_end *>l
+    cdef memory_end *peer = end.peer
+    cdef bint starved
+    cdef int i, n = queue_take(&end.inbox, out, max, &starved)
+    if n == 0:
+        if not peer.open:
+            l.state = LINK_DOWN
+            return -ENETDOWN
+        return 0
+    for i in range(n):
+        l.stats.rx_bytes += out[i].pkt_len
+        forget_sender(l, out[i])
+    l.stats.rx += n
+    if starved:
+        spin_lock(&peer.gate)
+        if peer.open:
+            link_notify(&peer.base)
+        spin_unlock(&peer.gate)
+    return n
+
+
+cdef inline void forget_sender(link *l, mblk *m) noexcept nogil:
+    """Leave the facts that a device would tell; the others were the sender's own."""
+    m.hdr_len = 0
+    m.segs = 0
+    m.seq = m.mark = 0
+    m.stamp = 0
+    if not l.caps & CAP_RX_CSUM:
+        m.csum = CSUM_NONE
+
+
+cdef int memory_tx(link *l, mblk **pkts, int n, ns_t now) noexcept nogil:
+    cdef memory_end *peer = (<memory_end *>l).peer
+    cdef int i, taken = 0
+    cdef bint was_empty, wake = False, full = False
+    cdef size_t nbytes
+    spin_lock(&peer.gate)
+    if not peer.open:
+        spin_unlock(&peer.gate)
+        l.state = LINK_DOWN
+        return -ENETDOWN
+    for i in range(n):
+        if not link_fits(l, pkts[i]):
+            l.stats.tx_drop += 1
+            freemsg(pkts[i])
+        else:
+            nbytes = pkts[i].pkt_len    # the peer may have it, and free it, at once
+            if queue_put(&peer.inbox, &pkts[i], 1, &was_empty) == 0:
+                full = True
+                break
+            wake = wake or was_empty
+            l.stats.tx += 1
+            l.stats.tx_bytes += nbytes
+        taken += 1
+    if full:
+        l.stats.tx_busy += 1
+    if wake:
+        link_notify(&peer.base)
+    spin_unlock(&peer.gate)
+    return taken
+
+
+cdef int memory_pending(link *l) noexcept nogil:
+    return queue_count(&(<memory_end *>l).inbox) > 0
+
+
+cdef void memory_close(link *l) noexcept nogil:
+    cdef memory_end *end = <memory_end *>l
+    cdef memory_pair_ *pair = end.pair
+    cdef memory_end *peer = end.peer
+    spin_lock(&end.gate)
+    end.open = False
+    spin_unlock(&end.gate)
+    queue_clear(&end.inbox)
+    spin_lock(&peer.gate)
+    if peer.open:
+        link_notify(&peer.base)     # so that it learns that it is down
+    spin_unlock(&peer.gate)
+    if atomic_dec32(&pair.refs) == 0:
+        free(pair)
+
+
+cdef int memory_pair(memory_options *o, link **a, link **b) noexcept nogil:
+    cdef memory_pair_ *pair = <memory_pair_ *>calloc(1, sizeof(memory_pair_))
+    cdef memory_end *end
+    cdef int i
+    if pair == NULL:
+        return -ENOMEM
+    pair.refs = 2
+    for i in range(2):
+        end = &pair.ends[i]
+        link_init(&end.base, &OPS, o.layer, o.mtu, o.mac[i] if o.layer == 2 else NULL)
+        end.base.gso_max = o.gso_max
+        end.base.caps = o.caps
+        end.base.max_sg = o.max_sg
+        end.pair = pair
+        end.peer = &pair.ends[1 - i]
+        end.open = True
+        queue_init(&end.inbox, o.queue)
+    a[0] = &pair.ends[0].base
+    b[0] = &pair.ends[1].base
+    return 0
+
+
+OPS.kind = b"memory"
+OPS.rx = memory_rx
+OPS.tx = memory_tx
+OPS.pending = memory_pending
+OPS.close = memory_close
