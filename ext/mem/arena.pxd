@@ -2,37 +2,30 @@
 
 An arena outlives its engine for as long as blocks of it are in other hands (a view that Python lent, a packet that
 another engine holds): it is freed with the last of them.
+
+Budget: it bounds ``held``, the storage of all blocks that are out, each counted with its whole buffer. A pool grows
+only when a block is asked for that it does not have, so ``reserved`` follows: it is the sum of the classes' peaks,
+each rounded up to the pool's growth (64 KB to 1 MB at first, at most 16 times that). External storage is not counted:
+it is not the arena's. An allocation beyond the budget returns NULL and counts in ``failures``.
+
+Threads: every function may be called from any thread. One spin lock covers the slab, the pools' free lists and the
+numbers; it is never held over a system call.
 """
 
+from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from ustack._core.base.ledger cimport ledger
-from ustack._core.mem.mblk cimport dblk, mblk
-from ustack._core.mem.pool cimport pool
-
-cdef enum:
-    ARENA_CLASSES = 5           # 256 B (headers), 2 KB, 16 KB, 64 KB + head, and what links ask for
-
-cdef struct arena:
-    pool *classes[ARENA_CLASSES]
-    int64_t budget              # bytes of storage that may be held; 0: no bound
-    int64_t held                # bytes of storage handed out (atomic)
-    int64_t reserved            # bytes of storage obtained from the system (atomic)
-    int64_t failures            # allocations refused for want of budget or memory (atomic)
-    mblk *free_mblks            # slab of mblk structures
-    int32_t lock                # of the slab
-    int64_t live                # mblk and dblk outstanding (atomic): what a leak test looks at
-    int32_t refs                # engine plus everything outstanding
-    void *chunks                # system memory behind the slab
-    dblk *reap                  # external storage whose last reference is gone (atomic stack)
-    void (*on_reap)(void *arg) noexcept nogil   # told when the reap list becomes non-empty; may be NULL
-    void *on_reap_arg
-    ledger *book                # the engine's ledger (copyb, pullup book here)
-    uint32_t flags
+from ustack._core.mem.types cimport (
+    ARENA_CLASSES, CELL, HEADER_SIZE, JUMBO_SIZE, LARGE_SIZE, arena, dblk, mblk, pool,
+)
 
 # budget in bytes (0: none). NULL without memory.
 cdef arena *arena_create(int64_t budget, ledger *book) noexcept nogil
-# The owner lets go; memory goes when the last block does. `book` is not touched afterwards.
+cdef void arena_ref(arena *a) noexcept nogil
+# The owner lets go; memory goes when the last block does. With the last reference `book` is not touched any more.
+# External storage that is still out then has nobody who would reap it: unless on_reap is set, its free function runs
+# in the thread that drops its last reference.
 cdef void arena_release(arena *a) noexcept nogil
 # Run the free functions of external storage whose last reference is gone. With no lock held. Returns how many ran.
 cdef int arena_reap(arena *a) noexcept nogil
@@ -41,3 +34,24 @@ cdef bint arena_has_reap(arena *a) noexcept nogil
 cdef int64_t arena_live(arena *a) noexcept nogil
 # A dblk of at least `size` bytes, refs == 1; NULL at the budget. The raw form that links draw receive buffers with.
 cdef dblk *arena_take(arena *a, size_t size) noexcept nogil
+
+# --- for the other modules of this room -----------------------------------------------------------------------
+cdef bint arena_refill(arena *a) noexcept nogil
+cdef void *cell_take(arena *a) noexcept nogil
+# Back to the slab, and the arena with it when that was the last of them and nobody holds the arena.
+cdef void cell_give(arena *a, void *cell) noexcept nogil
+cdef void arena_push_reap(arena *a, dblk *d) noexcept nogil
+cdef void arena_destroy(arena *a) noexcept nogil
+
+
+cdef inline pool *class_for(arena *a, size_t size) noexcept nogil:
+    """The pool whose buffers fit; NULL if the size needs a region of its own."""
+    if size <= HEADER_SIZE:
+        return a.classes[0]
+    if size <= 2048:
+        return a.classes[1]
+    if size <= 16384:
+        return a.classes[2]
+    if size <= LARGE_SIZE:
+        return a.classes[3]
+    return a.classes[4] if size <= JUMBO_SIZE else NULL

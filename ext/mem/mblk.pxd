@@ -21,61 +21,9 @@ on the arena's reap list, and ``arena_reap`` runs it, with no lock held.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ustack._core.base.ledger cimport ledger
-from ustack._core.mem.arena cimport arena
-from ustack._core.mem.pool cimport pool
-
-ctypedef void (*free_fn)(void *arg) noexcept nogil
-
-cdef enum:
-    M_DATA = 0
-    M_PROTO = 1                 # control information ahead of data (STREAMS), for tests and users of the algebra
-
-cdef enum:
-    HEADER_SIZE = 256           # storage of a header block
-    HEADROOM = 160              # where data begins in a header block: room for Ethernet, IP and options in front
-
-cdef enum:
-    DB_READONLY = 1             # nobody may write into the storage (file windows, lent memory)
-    DB_EXTERNAL = 2             # storage that is not from a pool: freed by fn
-    DB_LENT = 4                 # a slot of a link's ring: queues may have to copy it and let it go
-
-cdef struct dblk:
-    uint8_t *base
-    uint8_t *lim
-    int32_t refs
-    uint8_t type
-    uint8_t flags               # DB_*
-    uint16_t ref_limit          # dupb fails at this many references; 0: no limit (STREAMS: 255)
-    uint32_t truesize           # storage that a queue is charged for holding it
-    uint32_t stride             # partial sums: one per `stride` bytes counted from sum_base; 0: none
-    uint8_t *sum_base
-    uint16_t *sums              # nsums folded sums
-    uint32_t nsums
-    arena *owner
-    pool *home                  # the pool it goes back to; NULL for external storage
-    free_fn fn                  # external storage only: runs once, after the last reference, never under a lock
-    void *arg
-    dblk *link                  # in a free list or reap list
-
-cdef struct mblk:
-    mblk *next
-    mblk *prev
-    mblk *cont
-    uint8_t *rptr
-    uint8_t *wptr
-    dblk *dp
-    # Facts of the packet or segment that this mblk heads; 0 where they do not apply
-    uint32_t pkt_len            # bytes of the whole chain (kept by pkt_* helpers)
-    uint16_t gso_size           # payload bytes a wire segment gets; 0: not a super-segment
-    uint8_t gso_type            # GSO_*
-    uint8_t csum                # CSUM_*
-    uint16_t csum_start         # CSUM_PARTIAL: offset from rptr where summing starts
-    uint16_t csum_offset        # CSUM_PARTIAL: offset from there of the checksum field
-    uint16_t segs               # wire segments that a coalesced packet stands for; 0 means 1
-    uint16_t hdr_len            # offset from rptr of the payload, where it is known
-    uint32_t seq                # stream position, in TCP's queues
-    uint32_t mark               # owner's use
-    uint64_t stamp              # owner's use (time sent, time received)
+from ustack._core.mem.types cimport (
+    DB_EXTERNAL, DB_LENT, DB_READONLY, HEADER_SIZE, HEADROOM, M_DATA, M_PROTO, arena, dblk, free_fn, mblk, pool,
+)
 
 # --- allocation -----------------------------------------------------------------------------------------------
 cdef mblk *allocb(arena *a, size_t size) noexcept nogil
@@ -103,7 +51,9 @@ cdef mblk *rmvb(mblk *m, mblk *block) noexcept nogil
 cdef bint pullupmsg(arena *a, mblk *m, ssize_t n) noexcept nogil
 cdef mblk *msgpullup(arena *a, mblk *m, ssize_t n) noexcept nogil
 cdef bint adjmsg(mblk *m, ssize_t n) noexcept nogil
+# Bytes of the M_DATA blocks; of all blocks.
 cdef size_t msgdsize(const mblk *m) noexcept nogil
+cdef size_t msgbytes(const mblk *m) noexcept nogil
 cdef int msgblocks(const mblk *m) noexcept nogil
 cdef size_t msgtruesize(const mblk *m) noexcept nogil
 # Cut the message behind n bytes; returns the rest (NULL if nothing is left or no memory: then *m is unchanged).
@@ -145,6 +95,7 @@ cdef inline uint8_t *pkt_push(mblk *m, size_t n) noexcept nogil:
     """Open n bytes in front of a packet; NULL if there is no headroom of its own."""
     if <size_t>(m.rptr - m.dp.base) < n or m.dp.refs != 1 or m.dp.flags & DB_READONLY:
         return NULL
+    m.dp.stride = 0             # what is written here may lie under a partial sum
     m.rptr -= n
     m.pkt_len += n
     if m.csum == 2:             # CSUM_PARTIAL
