@@ -108,7 +108,7 @@ install_groups() {
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing the dependency groups: ${missing[*]}"
     "$python" "$root/tools/requirements.py" "${missing[@]}" >"$venv/requirements.txt"
-    run "$venv/bin/python" -m pip install -q -r "$venv/requirements.txt" >&2 ||
+    run "$venv/bin/python" -m pip install -qq -r "$venv/requirements.txt" >&2 ||
         die "pip could not install ${missing[*]}: see above; the package index must be reachable the first time"
     for group in "${missing[@]}"; do touch "$venv/.group-$group"; done
 }

@@ -174,7 +174,7 @@ class Namespace:
             reason = os.strerror(e.errno or errno.EPERM)
             raise PermissionError(e.errno, NO_NAMESPACES.format(reason)) from None
         for scope in ("all", "default"):
-            with contextlib.suppress(OSError):      # a read-only /proc/sys: some noise on the wires, no worse
+            with contextlib.suppress(OSError):  # a read-only /proc/sys: some noise on the wires, no worse
                 self.sysctl(f"net/ipv6/conf/{scope}/disable_ipv6", "1")
         self.up("lo")
 
@@ -276,9 +276,7 @@ class Namespace:
         """Give a device an address like ``"10.9.0.1/24"``."""
         ip4, _, prefix = address.partition("/")
         length = int(prefix or 32)
-        self._netlink(
-            lambda ip: ip.addr("add", index=self._index(ip, device), address=ip4, prefixlen=length)
-        )
+        self._netlink(lambda ip: ip.addr("add", index=self._index(ip, device), address=ip4, prefixlen=length))
 
     def add_route(self, destination: str, gateway: str) -> None:
         """Route ``destination`` (``"default"`` or ``"10.8.0.0/16"``) over ``gateway``."""
@@ -325,11 +323,11 @@ def veth(a: Namespace, a_device: str, b: Namespace, b_device: str, mtu: int = 15
 class Bed:
     """A wire with the kernel at one end and a link for a stack at the other."""
 
-    peer: Namespace             # where the kernel's end is
+    peer: Namespace  # where the kernel's end is
     peer_device: str
-    peer_address: str           # "10.9.0.1/24"
-    link: Tap | PacketRing      # for Stack.add_interface; whoever takes it closes it
-    address: str                # for the stack: "10.9.0.2/24"
+    peer_address: str  # "10.9.0.1/24"
+    link: Tap | PacketRing  # for Stack.add_interface; whoever takes it closes it
+    address: str  # for the stack: "10.9.0.2/24"
 
     @property
     def peer_ip(self) -> str:

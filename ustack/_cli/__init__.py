@@ -1,0 +1,1 @@
+"""The subcommands of ``ustack``, one a file, and what they share."""
