@@ -1,0 +1,1 @@
+"""What ``ustack demo`` runs: scenes (two endpoints and a wire) and the same measurements in each."""
