@@ -35,7 +35,7 @@ cdef int64_t arena_live(arena *a) noexcept nogil
 # A dblk of at least `size` bytes, refs == 1; NULL at the budget. The raw form that links draw receive buffers with.
 cdef dblk *arena_take(arena *a, size_t size) noexcept nogil
 
-# --- for the other modules of this room -----------------------------------------------------------------------
+# --- for the other modules of this room -------------------------------------------------------------------
 cdef bint arena_refill(arena *a) noexcept nogil
 cdef void *cell_take(arena *a) noexcept nogil
 # Back to the slab, and the arena with it when that was the last of them and nobody holds the arena.

@@ -25,7 +25,7 @@ from ustack._core.mem.types cimport (
     DB_EXTERNAL, DB_LENT, DB_READONLY, HEADER_SIZE, HEADROOM, M_DATA, M_PROTO, arena, dblk, free_fn, mblk, pool,
 )
 
-# --- allocation -----------------------------------------------------------------------------------------------
+# --- allocation -------------------------------------------------------------------------------------------
 cdef mblk *allocb(arena *a, size_t size) noexcept nogil
 cdef mblk *alloc_header(arena *a) noexcept nogil
 cdef mblk *esballoc(arena *a, void *base, size_t size, free_fn fn, void *arg) noexcept nogil
@@ -36,7 +36,7 @@ cdef void freelist(mblk *m) noexcept nogil
 cdef void dblk_ref(dblk *d) noexcept nogil
 cdef void dblk_unref(dblk *d) noexcept nogil
 
-# --- sharing and copying --------------------------------------------------------------------------------------
+# --- sharing and copying ----------------------------------------------------------------------------------
 cdef mblk *dupb(arena *a, mblk *m) noexcept nogil
 cdef mblk *dupmsg(arena *a, mblk *m) noexcept nogil
 cdef mblk *copyb(arena *a, mblk *m) noexcept nogil
@@ -44,7 +44,7 @@ cdef mblk *copymsg(arena *a, mblk *m) noexcept nogil
 # A message of windows on bytes [offset, offset + n) of the chain: no copy; NULL without memory or if out of range.
 cdef mblk *dup_range(arena *a, mblk *m, size_t offset, size_t n) noexcept nogil
 
-# --- chains ---------------------------------------------------------------------------------------------------
+# --- chains -----------------------------------------------------------------------------------------------
 cdef void linkb(mblk *m, mblk *tail) noexcept nogil
 cdef mblk *unlinkb(mblk *m) noexcept nogil
 cdef mblk *rmvb(mblk *m, mblk *block) noexcept nogil
@@ -61,7 +61,7 @@ cdef mblk *splitmsg(arena *a, mblk *m, size_t n) noexcept nogil
 # Drop n bytes from the front, freeing blocks that become empty; returns the new head (NULL: all consumed).
 cdef mblk *msgconsume(mblk *taken, size_t n) noexcept nogil
 
-# --- bytes in and out: the only functions that move payload; all of them book ---------------------------------
+# --- bytes in and out: the only functions that move payload; all of them book -----------------------------
 # Append n bytes to m's last block as far as there is room and the block is exclusively owned; returns how many.
 cdef size_t msgappend(ledger *l, int reason, mblk *m, const void *src, size_t n) noexcept nogil
 # A new message holding a copy of n bytes, in blocks as large as the arena has them; NULL without memory.

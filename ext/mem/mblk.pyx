@@ -16,7 +16,7 @@ from ustack._core.mem.pool cimport dblk_reset, pool, pool_give, pool_pop, pool_p
 from ustack._core.mem.region cimport region, region_unref
 
 
-# --- allocation -----------------------------------------------------------------------------------------------
+# --- allocation -------------------------------------------------------------------------------------------
 cdef inline mblk *fresh(arena *a, void *cell, dblk *d) noexcept nogil:
     cdef mblk *m = <mblk *>cell
     memset(m, 0, sizeof(mblk))
@@ -186,7 +186,7 @@ cdef void dblk_unref(dblk *d) noexcept nogil:
         release_storage(d)
 
 
-# --- sharing and copying --------------------------------------------------------------------------------------
+# --- sharing and copying ----------------------------------------------------------------------------------
 cdef bint try_ref(dblk *d) noexcept nogil:
     """One more reference, unless the limit is reached."""
     cdef int32_t refs
@@ -299,7 +299,7 @@ cdef mblk *dup_range(arena *a, mblk *m, size_t offset, size_t n) noexcept nogil:
     return head
 
 
-# --- chains ---------------------------------------------------------------------------------------------------
+# --- chains -----------------------------------------------------------------------------------------------
 cdef inline mblk *last_block(mblk *m) noexcept nogil:
     while m.cont != NULL:
         m = m.cont
@@ -531,7 +531,7 @@ cdef mblk *msgconsume(mblk *taken, size_t n) noexcept nogil:
     return m
 
 
-# --- bytes in and out -----------------------------------------------------------------------------------------
+# --- bytes in and out -------------------------------------------------------------------------------------
 cdef size_t msgappend(ledger *l, int reason, mblk *m, const void *src, size_t n) noexcept nogil:
     """Appends; partial sums that end where the data ends are carried on, others are dropped."""
     cdef dblk *d

@@ -1,16 +1,15 @@
 """For tests and measurements: the memory model's internals that ustack.buffers does not show."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from ustack._core.base.checksum cimport csum_fold, csum_partial
-from ustack._core.base.ledger cimport LR_COUNT, LR_CSUM_FUSED, LR_CSUM_TX, LR_RX_COPY, LR_TX_COPY, ledger
+from ustack._core.base.ledger cimport LR_CSUM_FUSED, LR_CSUM_TX, LR_RX_COPY, LR_TX_COPY, ledger
 from ustack._core.mem.arena cimport arena, arena_create, arena_live, arena_reap, arena_release, arena_take
 from ustack._core.mem.mblk cimport (
-    alloc_header, allocb, dblk, dblk_unref, dup_range, dupb, esballoc, freeb, freemsg, mblk, mblk_len, msgappend,
-    msgblocks, msgbytes, msgconsume, msgcopyin, msgcopyin_csum, msgcopyout, msgcsum, msgdsize, pullupmsg, splitmsg,
+    allocb, dblk_unref, dup_range, dupb, esballoc, freeb, freemsg, mblk, msgblocks, msgbytes, msgconsume,
+    msgcopyin_csum, msgcopyout, msgcsum, splitmsg,
 )
 
 
@@ -77,11 +76,11 @@ def time_alloc(size_t size, int rounds) -> float:
     """ns for allocb + freeb."""
     cdef arena *a = arena_create(0, NULL)
     cdef int64_t start, took
-    cdef int i
+    cdef int _i
     freeb(allocb(a, size))
     with nogil:
         start = now()
-        for i in range(rounds):
+        for _i in range(rounds):
             freeb(allocb(a, size))
         took = now() - start
     arena_release(a)
@@ -93,10 +92,10 @@ def time_dupb(int rounds) -> float:
     cdef arena *a = arena_create(0, NULL)
     cdef mblk *m = allocb(a, 2000)
     cdef int64_t start, took
-    cdef int i
+    cdef int _i
     with nogil:
         start = now()
-        for i in range(rounds):
+        for _i in range(rounds):
             freeb(dupb(a, m))
         took = now() - start
     freeb(m)
