@@ -48,10 +48,10 @@ def test_copying_at_every_alignment(kernel: str):
                 assert set(buffer[:target]) | set(buffer[target + length :]) <= {0xA5}
 
 
-HALF_MB = 512 << 10
+HALF = 512 << 10
 
 
-@pytest.mark.parametrize("length", [1448, 4095, 4096, 65535, 65536, HALF_MB - 1, HALF_MB + 65, 4 * HALF_MB - 7])
+@pytest.mark.parametrize("length", [1448, 4095, 4096, 65535, 65536, HALF - 1, HALF + 65, 4 * HALF - 7])
 def test_long_buffers(kernel: str, length: int):
     for start in (0, 7):
         want = reference(DATA[start : start + length])
