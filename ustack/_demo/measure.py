@@ -89,7 +89,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 def download(us: Endpoint, host: str, file: Path, progress: Progress) -> str:
-    """Fetch ``file`` from the peer's HTTP service; returns its SHA-256. RuntimeError if it arrives changed."""
+    """Fetch ``file`` from the peer's HTTP service; its SHA-256. RuntimeError if it arrives changed."""
     total = file.stat().st_size
     digest = hashlib.sha256()
     seen = 0
