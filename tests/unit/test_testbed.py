@@ -121,7 +121,7 @@ def test_routes_and_mtu(two_namespaces):
 def test_congestion_control_is_chosen_per_socket(namespace):
     with namespace.socket() as s:
         testbed.set_congestion(s, "reno")
-        assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
+        assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).split(b"\0")[0] == b"reno"
 
 
 def test_a_killed_holder_leaves_nothing_behind():
