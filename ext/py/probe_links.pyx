@@ -1,4 +1,4 @@
-"""For tests: an engine's side of a link, without an engine. Packets are bytes, or lists of bytes: one a block."""
+"""For tests: an engine's side of a link, without an engine. A packet is bytes, or a list of bytes (blocks)."""
 
 import os
 
@@ -86,7 +86,7 @@ cdef class Harness:
         self.close()
 
     def rx(self, int max=BURST, ns_t now=0):
-        """Packets received: a list of dicts of their bytes and facts. OSError when the link is down or gone."""
+        """Packets received: dicts of their bytes and facts. OSError when the link is down or gone."""
         cdef mblk *out[BURST]
         cdef int i, n
         max = min(max, BURST)
@@ -207,7 +207,7 @@ cdef class Harness:
     def wait(self, ns_t timeout=5_000_000_000):
         """Sleep until the link has something (or ``timeout`` ns passed): whether it has."""
         cdef pollfd p[8]
-        cdef int i, n = 0, r = 0
+        cdef int n = 0, r = 0
         fds = self.fds
         for fd in fds:
             p[n].fd = fd

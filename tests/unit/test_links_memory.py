@@ -35,7 +35,8 @@ class TestPair:
 
     def test_chains_and_offload_facts_pass(self):
         a, b = pair(mtu=1500)
-        facts = {"csum": CSUM_PARTIAL, "csum_start": 20, "csum_offset": 16, "gso_type": GSO_TCP4, "gso_size": 1448}
+        facts = {"csum": CSUM_PARTIAL, "csum_start": 20, "csum_offset": 16, "gso_type": GSO_TCP4}
+        facts["gso_size"] = 1448
         with Harness(a) as left, Harness(b) as right:
             left.tx([[b"h" * 54, b"x" * 30000, b"y" * 30000]], hdr_len=54, **facts)
             [got] = right.rx()

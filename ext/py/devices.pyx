@@ -1,0 +1,211 @@
+"""Links to the kernel: ``Tap``. They need privileges, and say which when they lack them."""
+
+import os
+
+from libc.errno cimport EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENXIO, EPERM
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy, strncpy
+
+from ustack._core.base.codes cimport CAP_RX_CSUM, CAP_TSO4, CAP_TSO6, CAP_USO
+from ustack._core.link.link cimport link
+from ustack._core.link.tap cimport tap_create, tap_options
+from ustack._core.py.links cimport Link, fail, offload_caps
+from ustack._core.sys.io cimport sys_close, sys_dup, sys_nonblock
+from ustack._core.sys.netdev cimport sys_if_mtu, sys_if_open, sys_if_set_mtu, sys_if_up
+from ustack._core.sys.tun cimport (
+    IF_NAME, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_TUN, IFF_VNET_HDR, TUN_F_CSUM, TUN_F_TSO4,
+    TUN_F_TSO6, TUN_F_USO, sys_tun_attach, sys_tun_offload, sys_tun_open, sys_tun_query, sys_tun_vnet_len,
+)
+
+from ustack._core.py.links import MTU_MAX, MTU_MIN, check_range, parse_mac
+
+PRIVILEGE = (
+    "run as root, or in a user and network namespace of your own ('unshare --user --map-root-user --net')"
+)
+
+
+cdef bytes device_name(object name):
+    """A device name as the kernel takes it: 1 to 15 bytes."""
+    if not isinstance(name, str):
+        raise TypeError(f"a device name is a str, not {type(name).__name__}")
+    encoded = os.fsencode(name)
+    if not 0 < len(encoded) < IF_NAME or b"/" in encoded or b"\0" in encoded or encoded.isspace():
+        raise ValueError(f"a device name has 1 to {IF_NAME - 1} characters, not {name!r}")
+    return encoded
+
+
+cdef int refuse(int e, str what, dict remedies) except -1:
+    """Raise the OSError for -errno ``e`` with its remedy, if there is one for it."""
+    remedy = remedies.get(-e)
+    text = f"{what}: {os.strerror(-e)}"
+    raise OSError(-e, f"{text}: {remedy}" if remedy else text)
+
+
+cdef class Device(Link):
+    """A link to a network device of the kernel."""
+
+    cdef int ctl                # a socket in the device's namespace, for questions about it; -1: none
+    cdef char name_[IF_NAME]
+
+    def __cinit__(self, *args, **kwargs):
+        self.ctl = -1
+
+    def __dealloc__(self):
+        if self.ctl >= 0:
+            sys_close(self.ctl)
+
+    cdef link *claim(self, object owner) except NULL:
+        cdef link *dev = Link.claim(self, owner)
+        self.refresh()          # the MTU may have been set since the link was made
+        return dev
+
+    cdef void refresh(self):
+        cdef int mtu = sys_if_mtu(self.ctl, self.name_)
+        if self.dev != NULL and MTU_MIN <= mtu <= MTU_MAX:
+            self.dev.mtu = mtu
+            if not self.dev.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO):
+                self.dev.gso_max = mtu
+
+    cdef int open_ctl(self) except -1:
+        self.ctl = sys_if_open()
+        return self.ctl if self.ctl >= 0 else fail(self.ctl, "socket")
+
+    def close(self):
+        """Close the link; idempotent. A stack's link is closed by its stack."""
+        Link.close(self)
+        if self.ctl >= 0:
+            sys_close(self.ctl)
+            self.ctl = -1
+
+    @property
+    def name(self) -> str:
+        """The device's name in its network namespace."""
+        return os.fsdecode(<bytes>self.name_)
+
+
+cdef class Tap(Device):
+    """A TAP (Ethernet) or, with ``tun``, a TUN (IP) device: what the kernel sends to it, the stack receives.
+
+    ``name`` is that of a device that exists or is to be made; with ``%d`` in it the kernel numbers it. One
+    that is made here ends with the link. ``mtu`` in bytes is set on the device, else its own is used. ``mac``
+    is the address of our side (bytes or text; random by default): it must not be the device's own, which is
+    the kernel's side. ``offloads`` is True, False or names among "csum", "tso", "uso"; with them checksums
+    are left to whoever needs them, and super-segments of up to 64 KB pass whole. ``multi_queue`` opens one
+    queue of a device that may have several. ``up`` brings the device up if that is permitted.
+
+    Raises FileNotFoundError without /dev/net/tun, PermissionError where it or the device may not be opened,
+    and OSError(EBUSY) when somebody else has it. Source: Documentation/networking/tuntap.rst of Linux.
+    """
+
+    def __init__(self, name="tap%d", *, mtu=None, mac=None, bint tun=False, offloads=True,
+                 bint multi_queue=False, bint up=True):
+        cdef int flags = IFF_NO_PI | (IFF_TUN if tun else IFF_TAP)
+        cdef uint32_t caps = offload_caps(offloads)
+        cdef int fd, e
+        if self.dev != NULL:
+            raise ValueError("already made")
+        encoded = device_name(name)
+        if mtu is not None:
+            check_range("mtu", mtu, MTU_MIN, MTU_MAX)
+        mac = parse_mac(mac)
+        strncpy(self.name_, encoded, IF_NAME - 1)
+        if caps:
+            flags |= IFF_VNET_HDR
+        if multi_queue:
+            flags |= IFF_MULTI_QUEUE
+        fd = sys_tun_open()
+        if fd < 0:
+            refuse(fd, "cannot open /dev/net/tun", OPEN_REMEDIES)
+        try:
+            e = sys_tun_attach(fd, self.name_, flags)
+            if e < 0:
+                refuse(e, f"cannot attach to {name!r}", ATTACH_REMEDIES)
+            self.open_ctl()
+            if mtu is not None:
+                e = sys_if_set_mtu(self.ctl, self.name_, mtu)
+                if e < 0:
+                    refuse(e, f"cannot set the MTU of {name!r} to {mtu}", {EPERM: PRIVILEGE})
+            if up:
+                sys_if_up(self.ctl, self.name_)     # else it starts as "down", which is no error
+            self.open_link(fd, flags, caps, mac, sys_if_mtu(self.ctl, self.name_))
+        except BaseException:
+            sys_close(fd)
+            raise
+
+    @classmethod
+    def from_fd(cls, int fd, *, mtu=None, mac=None, offloads=True):
+        """A link on a TAP or TUN that somebody else has opened and attached; the descriptor is duplicated.
+
+        The device must have been made with IFF_NO_PI. ``offloads`` needs IFF_VNET_HDR, and is otherwise
+        False. Where the device is in another network namespace, ``mtu`` tells its MTU, which cannot be asked
+        from here.
+        """
+        cdef Tap self = <Tap>cls.__new__(cls)
+        cdef int flags, own
+        cdef uint32_t caps = offload_caps(offloads)
+        mac = parse_mac(mac)
+        flags = sys_tun_query(fd, self.name_)
+        if flags < 0:
+            fail(flags, f"descriptor {fd} is not an attached TAP or TUN")
+        if not flags & IFF_NO_PI:
+            raise ValueError(f"the TAP behind descriptor {fd} was made without IFF_NO_PI")
+        own = sys_dup(fd)
+        if own < 0:
+            fail(own, f"cannot duplicate descriptor {fd}")
+        try:
+            self.open_ctl()
+            if mtu is None:
+                mtu = sys_if_mtu(self.ctl, self.name_)
+            else:
+                check_range("mtu", mtu, MTU_MIN, MTU_MAX)
+                sys_close(self.ctl)
+                self.ctl = -1
+            sys_nonblock(own)
+            self.open_link(own, flags, caps if flags & IFF_VNET_HDR else 0, mac, mtu if mtu > 0 else 1500)
+        except BaseException:
+            sys_close(own)
+            raise
+        return self
+
+    cdef int open_link(self, int fd, int flags, uint32_t caps, bytes mac, int mtu) except -1:
+        """Agree with the device on offloads, and make the link of it; takes ``fd`` on success."""
+        cdef tap_options o
+        cdef link *made
+        cdef unsigned int offload = 0
+        cdef int e = 0
+        o.layer = 3 if flags & IFF_TUN else 2
+        o.mtu = mtu if mtu >= MTU_MIN else 1500
+        o.vnet_len = 0
+        memcpy(o.mac, <const char *>mac, 6)
+        if flags & IFF_VNET_HDR:
+            e = sys_tun_vnet_len(fd)
+            if e not in (10, 12):
+                raise ValueError(f"the virtio header of the device has {e} bytes, not 10 or 12")
+            o.vnet_len = e
+            offload = ((TUN_F_CSUM if caps & CAP_RX_CSUM else 0) | (TUN_F_TSO4 if caps & CAP_TSO4 else 0)
+                       | (TUN_F_TSO6 if caps & CAP_TSO6 else 0) | (TUN_F_USO if caps & CAP_USO else 0))
+            e = sys_tun_offload(fd, offload)
+            if e == -EINVAL and offload & TUN_F_USO:
+                caps &= ~<uint32_t>CAP_USO      # Linux before 6.2
+                e = sys_tun_offload(fd, offload & ~TUN_F_USO)
+            if e < 0:
+                fail(e, "cannot set the offloads of the device")
+        o.caps = caps
+        made = tap_create(fd, &o)
+        if made == NULL:
+            raise MemoryError("no memory for a TAP")
+        return self.adopt(made)
+
+
+OPEN_REMEDIES = {
+    ENOENT: "load the driver with 'modprobe tun', or make the node with 'mknod /dev/net/tun c 10 200'",
+    ENODEV: "the kernel has no TUN driver: load it with 'modprobe tun'",
+    ENXIO: "the kernel has no TUN driver: load it with 'modprobe tun'",
+    EACCES: PRIVILEGE + " where /dev/net/tun may be opened (mode 0666)",
+    EPERM: PRIVILEGE + " where /dev/net/tun may be opened (mode 0666)",
+}
+ATTACH_REMEDIES = {
+    EPERM: PRIVILEGE + ", or have it made for you: 'ip tuntap add NAME mode tap user YOU'",
+    EBUSY: "another program has it; several may share one with multi_queue",
+    EINVAL: "it exists and is no TAP (or, with tun, no TUN) of the same kind: mind 'tun' and 'multi_queue'",
+}
