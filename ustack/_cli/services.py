@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.server
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 PORTS = {"echo": 7, "discard": 9, "chargen": 19, "http": 80}
 CHUNK = 256 * 1024
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 # RFC 864: lines of 72 of the 95 printing characters, each beginning one character later.
 _PRINTING = bytes(range(32, 127))
@@ -165,6 +168,8 @@ class Service:
             self._closing = True
             sockets = [self.listener, *self._open, *([self.datagrams] if self.datagrams else [])]
         for s in sockets:
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)  # wakes threads inside calls, which the kernel's close() does not
             s.close()
         for thread in self._threads:
             thread.join()
@@ -179,10 +184,12 @@ class Service:
         while True:
             try:
                 conn, address = self.listener.accept()
-            except OSError:
+            except OSError as e:
                 if self._closing:
                     return
-                continue  # that connection was gone before we looked: the next one
+                if e.errno in EXHAUSTED:
+                    time.sleep(0.1)  # until a connection ends
+                continue  # else it was gone before we looked: the next one
             with self._lock:
                 if self._closing:
                     conn.close()
@@ -208,7 +215,7 @@ class Service:
             try:
                 data, address = self.datagrams.recvfrom(65535)
                 answer = answer_datagram(self.kind, data)
-                if answer is not None:
+                if answer is not None and not self._closing:
                     self.datagrams.sendto(answer, address)
             except OSError:  # an ICMP error about an earlier answer, or close()
                 continue
