@@ -1,5 +1,4 @@
-"""An internet address as a value: IPv6 of any kind, IPv4 as its mapped form ::ffff:a.b.c.d (RFC 4291
-2.5.5.2).
+"""An internet address as a value: IPv6 of any kind, IPv4 as its mapped form ::ffff:a.b.c.d (RFC 4291 2.5.5.2).
 
 Numbers are in host order; only ``wire`` knows how they look in a packet. Text forms live in Python.
 """

@@ -1,9 +1,8 @@
 """The Internet checksum (RFC 1071): summing, summing while copying, combining, and updates (RFC 1624).
 
-A partial sum is a uint32_t whose 16-bit halves add up to the ones' complement sum of the data taken as
-16-bit words in memory order; so it is stored into a packet as it is, and combines across blocks by
-csum_block_add. The kernels live in ``simd``; which of them runs is chosen once, when this module is
-initialised.
+A partial sum is a uint32_t whose 16-bit halves add up to the ones' complement sum of the data taken as 16-bit words
+in memory order; so it is stored into a packet as it is, and combines across blocks by csum_block_add. The kernels
+live in ``simd``; which of them runs is chosen once, when this module is initialised.
 """
 
 from libc.stddef cimport size_t

@@ -1,5 +1,4 @@
-"""The Internet checksum: see checksum.pxd. Here the kernel is chosen; the kernels themselves are in
-``simd``."""
+"""The Internet checksum: see checksum.pxd. Here the kernel is chosen; the kernels themselves are in ``simd``."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

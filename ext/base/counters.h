@@ -70,6 +70,7 @@
   X(C_ICMP_QUOTE,           "icmp.bad_quote",             "ICMP errors about packets that we cannot have sent") \
   X(C_ICMP_ERROR_TX,        "icmp.error_tx",              "ICMP errors sent") \
   X(C_ICMP_LIMITED,         "icmp.rate_limited",          "ICMP messages not sent because of the rate limit") \
+  X(C_PING_RCVBUF,          "icmp.rcvbuf",                "echo replies dropped because the endpoint's buffer was full") \
   /* udp */ \
   X(C_UDP_RX,               "udp.rx",                     "datagrams delivered to a socket") \
   X(C_UDP_TX,               "udp.tx",                     "datagrams sent") \

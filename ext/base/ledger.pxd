@@ -1,5 +1,4 @@
-"""The ledger of one engine: every payload byte that a CPU moves or sums, by reason. Books only; copies
-nothing.
+"""The ledger of one engine: every payload byte that a CPU moves or sums, by reason. Books only; copies nothing.
 
 The reasons, their names and their meaning are listed once, in ledger.h.
 """

@@ -1,7 +1,7 @@
 """Readiness: intrusive list of the endpoints on which something happened since it was last drained.
 
-A protocol posts what became true; the engine drains the list after each verb and wakes who waits. Entries
-hint at readiness; the truth is asked of the endpoint.
+A protocol posts what became true; the engine drains the list after each verb and wakes who waits. Entries hint at
+readiness; the truth is asked of the endpoint.
 """
 
 from libc.stdint cimport uint32_t

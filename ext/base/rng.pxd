@@ -1,5 +1,5 @@
-"""Randomness of one engine, from a seed that is injected: xoshiro256** for dice, SipHash-2-4 for what must
-not be guessed (initial sequence numbers, ports, hash tables). Reads no entropy by itself.
+"""Randomness of one engine, from a seed that is injected: xoshiro256** for dice, SipHash-2-4 for what must not be
+guessed (initial sequence numbers, ports, hash tables). Reads no entropy by itself.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

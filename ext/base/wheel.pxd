@@ -1,8 +1,7 @@
-"""The timer wheel: intrusive timers of one engine, hierarchical, exact. Reads no clock; time comes in as an
-argument.
+"""The timer wheel: intrusive timers of one engine, hierarchical, exact. Reads no clock; time comes in as an argument.
 
-A timer is a member of the structure that it belongs to. Arming is O(1), stopping is O(1), firing is in the
-order of expiry to within one tick (65.5 us) and never early.
+A timer is a member of the structure that it belongs to. Arming is O(1), stopping is O(1), firing is in the order of
+expiry to within one tick (65.5 us) and never early.
 """
 
 from libc.stdint cimport uint8_t, uint64_t

@@ -1,8 +1,8 @@
 """The timer wheel: see wheel.pxd.
 
-Eight levels of 64 slots. A timer lives on the level of the highest base-64 digit in which its tick differs
-from the wheel's: so everything on a lower level expires before everything on a higher one, and one occupancy
-word a level finds the next slot. Slots of higher levels are handed down when the wheel's tick reaches them.
+Eight levels of 64 slots. A timer lives on the level of the highest base-64 digit in which its tick differs from the
+wheel's: so everything on a lower level expires before everything on a higher one, and one occupancy word a level
+finds the next slot. Slots of higher levels are handed down when the wheel's tick reaches them.
 """
 
 from libc.stdint cimport uint64_t

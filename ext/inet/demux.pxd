@@ -21,6 +21,8 @@ cdef struct flow_table:
 cdef int flow_table_init(flow_table *t, const uint64_t *key) noexcept nogil
 cdef void flow_table_free(flow_table *t) noexcept nogil
 cdef flow_entry *flow_find(flow_table *t, const flow *key) noexcept nogil
+# The next entry with the same key as e, or NULL: the other members of an SO_REUSEPORT group.
+cdef flow_entry *flow_again(flow_entry *e) noexcept nogil
 # Most specific listener for a flow to us: (laddr, lport) first, then (any, lport); raddr and rport zero in both.
 cdef flow_entry *flow_find_local(flow_table *t, const ipaddr *laddr, uint16_t lport) noexcept nogil
 # -ENOMEM, or 0. The key may be there already (SO_REUSEPORT): the newest is found first.

@@ -72,24 +72,29 @@ cdef struct inet:
     void *neighbours
     void *fragments
     void *limits
-    uint16_t ip_id
+    uint16_t ids[256]           # next IPv4 identification, by keyed hash of (src, dst, protocol): RFC 6864, 7739
+    upcall echo                 # ICMP echo replies and errors about echo requests: for ping endpoints
     # A neighbour could not be resolved: transports hear of it by their error upcall with ICMP_ERR_HOST.
 
 cdef int inet_init(inet *net, context *ctx) noexcept nogil
 cdef void inet_free(inet *net) noexcept nogil
 cdef void inet_upcall(inet *net, int protocol, void *owner, ip_input_fn input, ip_error_fn error) noexcept nogil
 
-# --- configuration; 0 or -errno -------------------------------------------------------------------------------
+# --- configuration; 0 or -errno. `bits` count in 128, as in ifaddr: an IPv4 /24 is 120 -------------------------
 cdef int inet_add_if(inet *net, netif *ifp) noexcept nogil
 cdef void inet_remove_if(inet *net, netif *ifp) noexcept nogil
+# Adds the route to the prefix, and announces the address on its link (RFC 5227 2.3). -EEXIST, -ENOSPC.
 cdef int inet_add_addr(inet *net, netif *ifp, const ipaddr *addr, int bits) noexcept nogil
+# The gateway may be NULL or the any-address (on link), ifp may be NULL (the one that reaches the gateway). -EEXIST,
+# -ENETUNREACH (nothing reaches the gateway), -ENOSPC. inet_del_route: -ESRCH.
 cdef int inet_add_route(inet *net, const ipaddr *prefix, int bits, const ipaddr *gateway, netif *ifp) noexcept nogil
 cdef int inet_del_route(inet *net, const ipaddr *prefix, int bits) noexcept nogil
 # Whether an address is one of ours (127/8 is); the netif that has it in *ifp unless that is NULL.
 cdef bint inet_is_local(inet *net, const ipaddr *addr, netif **ifp) noexcept nogil
 
 # --- in -------------------------------------------------------------------------------------------------------
-# One received packet, from its link header on (layer 2) or its IP header on (layer 3, loopback).
+# One received packet, from its link header on (layer 2) or its IP header on (layer 3, loopback). Never from inside
+# netif.xmit: a loopback interface queues what it is given.
 cdef void inet_input(inet *net, netif *ifp, mblk *taken) noexcept nogil
 
 # --- out ------------------------------------------------------------------------------------------------------

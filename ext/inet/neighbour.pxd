@@ -23,7 +23,8 @@ cdef struct neighbour:
     neighbour *hash_next
     neighbour *lru_next
     neighbour *lru_prev
-    netif *ifp
+    void *net                   # the inet that it belongs to
+    netif *ifp                  # NULL: the interface is gone, and the entry goes with its last pin
     ipaddr addr
     uint8_t mac[6]
     uint8_t state

@@ -130,6 +130,17 @@ cdef inline void ip4_set_length(uint8_t *p, uint16_t total, uint16_t id) noexcep
     put_sum(p + O_CHECKSUM, sum)
 
 
+cdef inline uint16_t ip4_id(const uint8_t *p) noexcept nogil:
+    return get16(p + O_ID)
+
+
+cdef inline void ip4_set_whole(uint8_t *p, uint16_t total) noexcept nogil:
+    """Make the header of a first fragment that of the whole datagram."""
+    put16(p + O_TOTAL, total)
+    put16(p + O_FRAG, get16(p + O_FRAG) & IP4_DF)
+    ip4_set_sum(p)
+
+
 cdef inline uint32_t ip4_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_t length) noexcept nogil:
     """Partial sum of the pseudo header (RFC 9293 3.1)."""
     cdef uint32_t sum = csum_add(htonl(src), htonl(dst))

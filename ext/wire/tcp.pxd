@@ -9,7 +9,7 @@
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 
 from ustack._core.wire.bytes cimport get16, get32, put16, put32, put_sum
 
@@ -82,6 +82,11 @@ cdef inline int tcp_check(const uint8_t *p, size_t n) noexcept nogil:
     return 0 if TCP_LEN <= offset <= n else -1
 
 
+cdef inline size_t tcp_header_len(const uint8_t *p) noexcept nogil:
+    """What the header says of its length, options included; 20 bytes lie at p."""
+    return (p[O_OFFSET] >> 4) << 2
+
+
 cdef inline void tcp_parse(const uint8_t *p, tcp_header *h) noexcept nogil:
     h.sport = get16(p + O_SPORT)
     h.dport = get16(p + O_DPORT)
@@ -104,6 +109,32 @@ cdef inline void tcp_emit_header(uint8_t *p, const tcp_header *h) noexcept nogil
     put16(p + O_WINDOW, h.window)
     put_sum(p + O_CHECKSUM, 0)
     put16(p + O_URGENT, h.urgent)
+
+
+cdef inline uint32_t tcp_seq(const uint8_t *p) noexcept nogil:
+    return get32(p + O_SEQ)
+
+
+cdef inline uint8_t tcp_flags(const uint8_t *p) noexcept nogil:
+    return p[O_FLAGS]
+
+
+cdef inline void tcp_set_segment(uint8_t *p, uint32_t seq, uint8_t flags) noexcept nogil:
+    """Make a copied header that of another segment of the same stream."""
+    put32(p + O_SEQ, seq)
+    p[O_FLAGS] = flags
+
+
+cdef inline void tcp_set_flags(uint8_t *p, uint8_t flags) noexcept nogil:
+    p[O_FLAGS] = flags
+
+
+cdef inline bint tcp_same_but_seq(const uint8_t *a, const uint8_t *b, size_t header_len) noexcept nogil:
+    """Whether two headers agree in all that matters to joining their segments: ports, acknowledgement, flags but
+    PSH, window, urgent pointer, and options byte by byte."""
+    return (memcmp(a + O_SPORT, b + O_SPORT, 4) == 0 and memcmp(a + O_ACK, b + O_ACK, 5) == 0
+            and ((a[O_FLAGS] ^ b[O_FLAGS]) & ~TH_PSH) == 0 and memcmp(a + O_WINDOW, b + O_WINDOW, 2) == 0
+            and memcmp(a + O_URGENT, b + O_URGENT, header_len - O_URGENT) == 0)
 
 
 cdef inline void tcp_clear_options(tcp_options *o) noexcept nogil:

@@ -1,0 +1,315 @@
+"""IPv4 in and out: see ip4.pxd. RFC 791, RFC 1122 3.2; hosts only, nothing is forwarded."""
+
+from libc.errno cimport EMSGSIZE, ENOBUFS
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from ustack._core.base.addr cimport ip_from4, ip_is_any, ip_is_loopback, ip_is_multicast, ip_to4, ipaddr
+from ustack._core.base.codes cimport (CAP_TSO4, CAP_TX_CSUM, CAP_USO, CSUM_PARTIAL, GSO_NONE, GSO_TCP4, GSO_UDP,
+                                      IPPROTO_TCP_)
+from ustack._core.base.counters cimport (C_IP_CHECKSUM, C_IP_FOREIGN, C_IP_FRAG_RX, C_IP_HEADER, C_IP_MARTIAN,
+                                         C_IP_NOMEM, C_IP_OPTION, C_IP_PROTO, C_IP_RX, C_IP_SHORT, C_IP_SOURCE,
+                                         C_IP_SOURCE_ROUTE, C_IP_TOO_BIG, C_IP_TTL, C_IP_TX, C_IP_VERSION,
+                                         C_LINK_TX_QUEUE_FULL, C_SW_BAD_GSO, count)
+from ustack._core.base.rng cimport siphash
+from ustack._core.inet.cache cimport cache_use
+from ustack._core.inet.fragment cimport fragment_input, fragment_output
+from ustack._core.inet.inet cimport (ICMP_ERR_PROTO, IP_DF, IP_NO_CSUM, icmp_error, inet, inet_is_local, ip_packet,
+                                     upcall)
+from ustack._core.inet.netif cimport netif
+from ustack._core.inet.offload cimport offload_checksum, offload_segment
+from ustack._core.inet.path cimport path
+from ustack._core.mem.context cimport context
+from ustack._core.mem.mblk cimport (adjmsg, alloc_header, freemsg, linkb, mblk, mblk_len, pkt_pull, pkt_push,
+                                    pullupmsg)
+from ustack._core.wire.ether cimport ETHER_IP4, ETHER_LEN, ether_emit
+from ustack._core.wire.ip4 cimport (IP4_BAD_VERSION, IP4_LEN, IP4_MAX, IP4_MAX_HEADER, IP4_OK, IP4_SHORT, ip4_check,
+                                    ip4_check_options, ip4_emit, ip4_header, ip4_header_len, ip4_parse, ip4_sum_ok)
+from ustack._core.wire.tcp cimport TCP_LEN, tcp_header_len
+
+cdef enum:
+    SEGMENTS = 2048             # wire packets of one super-segment
+    ALL_HOSTS = 0xE0000001      # 224.0.0.1: the one group that every host is in (RFC 1112)
+
+
+# --- in -------------------------------------------------------------------------------------------------------
+cdef int check_header(inet *net, netif *ifp, mblk *m) noexcept nogil:
+    """0, or -1 (counted) if the header is not one."""
+    cdef int found
+    cdef size_t options
+    if mblk_len(m) < IP4_LEN and m.pkt_len >= IP4_LEN and not pullupmsg(net.ctx.mem, m, IP4_LEN):
+        count(&net.ctx.n, C_IP_NOMEM)
+        return -1
+    found = ip4_check(m.rptr, mblk_len(m), m.pkt_len)
+    if found == IP4_SHORT and mblk_len(m) >= IP4_LEN and mblk_len(m) < m.pkt_len:
+        if pullupmsg(net.ctx.mem, m, min(<ssize_t>m.pkt_len, <ssize_t>IP4_MAX_HEADER)):
+            found = ip4_check(m.rptr, mblk_len(m), m.pkt_len)
+    if found != IP4_OK:
+        count(&net.ctx.n, C_IP_SHORT if found == IP4_SHORT
+              else C_IP_VERSION if found == IP4_BAD_VERSION else C_IP_HEADER)
+        return -1
+    # A link that vouches for a checksum means the transport's; twenty bytes are summed quickly.
+    if ifp.layer != 0 and not ip4_sum_ok(m.rptr):
+        count(&net.ctx.n, C_IP_CHECKSUM)
+        return -1
+    options = ip4_header_len(m.rptr) - IP4_LEN
+    if options:
+        found = ip4_check_options(m.rptr + IP4_LEN, options)
+        if found:
+            count(&net.ctx.n, C_IP_OPTION if found < 0 else C_IP_SOURCE_ROUTE)
+            return -1
+    return 0
+
+
+cdef bint is_broadcast(netif *ifp, uint32_t v4) noexcept nogil:
+    """Limited broadcast, or that of a subnet of the interface."""
+    cdef int i
+    if v4 == <uint32_t>0xFFFFFFFF:
+        return True
+    for i in range(ifp.naddrs):
+        if not ip_is_any(&ifp.addrs[i].broadcast) and ip_to4(&ifp.addrs[i].broadcast) == v4:
+            return True
+    return False
+
+
+cdef int check_addresses(inet *net, netif *ifp, const ip4_header *h, ip_packet *ip) noexcept nogil:
+    """RFC 1122 3.2.1.3: who may not have sent this, and whether it is for us. 0, or -1 (counted)."""
+    ip.src = ip_from4(h.src)
+    ip.dst = ip_from4(h.dst)
+    if ifp.layer != 0:
+        if ip_is_loopback(&ip.src) or ip_is_loopback(&ip.dst):
+            count(&net.ctx.n, C_IP_MARTIAN)
+            return -1
+        if h.src >> 24 == 0 or h.src >> 28 >= 14 or is_broadcast(ifp, h.src) or inet_is_local(net, &ip.src, NULL):
+            count(&net.ctx.n, C_IP_SOURCE)
+            return -1
+    if is_broadcast(ifp, h.dst) or h.dst == <uint32_t>ALL_HOSTS:
+        ip.broadcast = True
+        return 0
+    if inet_is_local(net, &ip.dst, NULL):
+        return 0
+    count(&net.ctx.n, C_IP_FOREIGN)
+    return -1
+
+
+cdef bint transport_whole(inet *net, mblk *m, const ip_packet *ip) noexcept nogil:
+    """Make the transport header contiguous behind the IP header, and no more than that: payload may be aligned."""
+    cdef size_t need = 8 if ip.proto != IPPROTO_TCP_ else TCP_LEN
+    cdef size_t whole = ip.header_len + ip.length
+    need = min(ip.header_len + need, whole)
+    if mblk_len(m) < need and not pullupmsg(net.ctx.mem, m, need):
+        return False
+    if ip.proto == IPPROTO_TCP_ and ip.length >= TCP_LEN:
+        need = min(ip.header_len + tcp_header_len(m.rptr + ip.header_len), whole)
+        if mblk_len(m) < need and not pullupmsg(net.ctx.mem, m, need):
+            return False
+    return True
+
+
+cdef void deliver(inet *net, mblk *m, ip_packet *ip) noexcept nogil:
+    cdef upcall *u = &net.protocols[ip.proto]
+    if not transport_whole(net, m, ip):
+        count(&net.ctx.n, C_IP_NOMEM)
+        freemsg(m)
+        return
+    ip.header = m.rptr
+    pkt_pull(m, ip.header_len)
+    if u.input != NULL:
+        u.input(u.owner, m, ip)
+        return
+    count(&net.ctx.n, C_IP_PROTO)
+    icmp_error(net, m, ip, ICMP_ERR_PROTO, 0)
+    freemsg(m)
+
+
+cdef void ip4_input(inet *net, netif *ifp, mblk *taken, bint group) noexcept nogil:
+    cdef ip4_header h
+    cdef ip_packet ip
+    cdef mblk *m = taken
+    count(&net.ctx.n, C_IP_RX)
+    if check_header(net, ifp, m) < 0:
+        freemsg(m)
+        return
+    ip4_parse(m.rptr, &h)
+    memset(&ip, 0, sizeof(ip))
+    ip.broadcast = group
+    ip.ifp = ifp
+    if h.ttl == 0:
+        count(&net.ctx.n, C_IP_TTL)
+        freemsg(m)
+        return
+    if check_addresses(net, ifp, &h, &ip) < 0:
+        freemsg(m)
+        return
+    if m.pkt_len > h.total_len:
+        adjmsg(m, -<ssize_t>(m.pkt_len - h.total_len))      # the padding of short frames
+        m.pkt_len = h.total_len
+    ip.proto = h.proto
+    ip.ttl = h.ttl
+    ip.tos = h.tos
+    ip.header_len = h.header_len
+    if h.mf or h.frag_offset:
+        count(&net.ctx.n, C_IP_FRAG_RX)
+        m = fragment_input(net, m, &h, &ip)
+        if m == NULL:
+            return
+    ip.length = m.pkt_len - ip.header_len
+    deliver(net, m, &ip)
+
+
+# --- out ------------------------------------------------------------------------------------------------------
+cdef mblk *pkt_prepend(context *ctx, mblk *taken, size_t n) noexcept nogil:
+    cdef mblk *head
+    if pkt_push(taken, n) != NULL:
+        return taken
+    head = alloc_header(ctx.mem)
+    if head == NULL:
+        count(&ctx.n, C_IP_NOMEM)
+        freemsg(taken)
+        return NULL
+    head.wptr = head.rptr + n
+    head.pkt_len = taken.pkt_len + n
+    head.gso_size = taken.gso_size
+    head.gso_type = taken.gso_type
+    head.csum = taken.csum
+    head.csum_start = taken.csum_start + n if taken.csum == CSUM_PARTIAL else 0
+    head.csum_offset = taken.csum_offset
+    head.segs = taken.segs
+    head.hdr_len = taken.hdr_len + n if taken.hdr_len else 0
+    head.seq = taken.seq
+    head.mark = taken.mark
+    head.stamp = taken.stamp
+    linkb(head, taken)
+    return head
+
+
+cdef uint16_t ip4_ids(inet *net, const path *p, uint8_t proto, int n) noexcept nogil:
+    cdef uint64_t words[2]
+    cdef uint64_t hash
+    cdef uint16_t *counter
+    cdef uint16_t first
+    words[0] = (<uint64_t>ip_to4(&p.src) << 32) | ip_to4(&p.dst)
+    words[1] = proto
+    hash = siphash(net.ctx.dice.key, words, sizeof(words))
+    counter = &net.ids[hash & 0xFF]
+    first = counter[0] + <uint16_t>(hash >> 16)
+    counter[0] += n
+    return first
+
+
+cdef mblk *ip4_frame(inet *net, mblk *taken, ip4_header *h) noexcept nogil:
+    cdef mblk *m = pkt_prepend(net.ctx, taken, h.header_len)
+    if m != NULL:
+        h.total_len = m.pkt_len
+        ip4_emit(m.rptr, h)
+    return m
+
+
+cdef int refuse(inet *net, mblk *taken, int counter, int error) noexcept nogil:
+    count(&net.ctx.n, counter)
+    freemsg(taken)
+    return -error
+
+
+cdef int ip4_output(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t ttl, uint8_t tos, int flags) noexcept nogil:
+    cdef ip4_header h
+    cdef mblk *m
+    cdef int segments = 1
+    cdef bint df = (flags & IP_DF) != 0
+    if taken.pkt_len > IP4_MAX - IP4_LEN:
+        return refuse(net, taken, C_IP_TOO_BIG, EMSGSIZE)
+    if p.ifp.room != NULL and p.ifp.room(p.ifp) <= 0:
+        return refuse(net, taken, C_LINK_TX_QUEUE_FULL, ENOBUFS)
+    if taken.gso_size and taken.pkt_len <= taken.gso_size:
+        taken.gso_size = 0
+        taken.gso_type = GSO_NONE
+    if taken.gso_size:
+        segments = 2 + taken.pkt_len // taken.gso_size
+    elif taken.pkt_len + IP4_LEN > p.mtu:
+        if df:
+            return refuse(net, taken, C_IP_TOO_BIG, EMSGSIZE)
+        return fragment_output(net, p, taken, proto, ttl, tos)
+    memset(&h, 0, sizeof(h))
+    h.header_len = IP4_LEN
+    h.tos = tos
+    # An atomic datagram (DF, whole) needs no identification, and a constant tells nobody anything (RFC 6864 4.1).
+    h.id = 0 if df else ip4_ids(net, p, proto, segments)
+    h.df = df
+    h.ttl = ttl
+    h.proto = proto
+    h.src = ip_to4(&p.src)
+    h.dst = ip_to4(&p.dst)
+    m = ip4_frame(net, taken, &h)
+    if m == NULL:
+        return -ENOBUFS
+    if flags & IP_NO_CSUM:
+        m.csum = 0
+    count(&net.ctx.n, C_IP_TX)
+    return ip4_send(net, p, m)
+
+
+cdef void group_mac(const ipaddr *dst, uint8_t *mac) noexcept nogil:
+    """RFC 1112 6.4: the low 23 bits of a group; everything else that has no neighbour is broadcast."""
+    cdef uint32_t v4 = ip_to4(dst)
+    memset(mac, 0xFF, 6)
+    if ip_is_multicast(dst):
+        mac[0] = 0x01
+        mac[1] = 0x00
+        mac[2] = 0x5E
+        mac[3] = (v4 >> 16) & 0x7F
+        mac[4] = (v4 >> 8) & 0xFF
+        mac[5] = v4 & 0xFF
+
+
+cdef int ip4_send(inet *net, path *p, mblk *taken) noexcept nogil:
+    cdef uint8_t mac[6]
+    cdef int ready
+    if p.nbr == NULL:
+        group_mac(&p.dst, mac)
+        ip4_transmit(net, p.ifp, mac, taken)
+        return 0
+    ready = cache_use(net, p.nbr, taken)
+    if ready > 0:
+        ip4_transmit(net, p.ifp, p.nbr.mac, taken)
+    elif ready < 0:
+        freemsg(taken)
+        return ready
+    return 0
+
+
+cdef void emit(inet *net, netif *ifp, const uint8_t *mac, mblk *taken) noexcept nogil:
+    cdef mblk *m = taken
+    if ifp.layer == 2:
+        m = pkt_prepend(net.ctx, taken, ETHER_LEN)
+        if m == NULL:
+            return
+        ether_emit(m.rptr, mac, ifp.mac, ETHER_IP4)
+    ifp.xmit(ifp, m)
+
+
+cdef void cut(inet *net, netif *ifp, const uint8_t *mac, mblk *taken) noexcept nogil:
+    """A super-segment for a link that takes none."""
+    cdef mblk *out[SEGMENTS]
+    cdef int i
+    cdef int n = offload_segment(net.ctx, taken, 0, out, SEGMENTS, (ifp.caps & CAP_TX_CSUM) != 0)
+    if n < 0:
+        count(&net.ctx.n, C_IP_NOMEM if n == -ENOBUFS else C_SW_BAD_GSO)
+        freemsg(taken)
+        return
+    for i in range(n):
+        emit(net, ifp, mac, out[i])
+
+
+cdef void ip4_transmit(inet *net, netif *ifp, const uint8_t *mac, mblk *taken) noexcept nogil:
+    cdef uint32_t need = 0
+    if taken.gso_size:
+        need = CAP_TSO4 if taken.gso_type == GSO_TCP4 else CAP_USO if taken.gso_type == GSO_UDP else 0
+        if not ifp.caps & need or taken.pkt_len > ifp.gso_max:
+            cut(net, ifp, mac, taken)
+            return
+    elif taken.csum == CSUM_PARTIAL and not ifp.caps & CAP_TX_CSUM:
+        if offload_checksum(net.ctx, taken) < 0:
+            count(&net.ctx.n, C_SW_BAD_GSO)
+            freemsg(taken)
+            return
+    emit(net, ifp, mac, taken)
