@@ -14,13 +14,17 @@ cdef struct udp:
     context *ctx
     inet *net
     flow_table table
+    flow_table ports            # every bound endpoint again, by local port alone: for conflicts and broadcasts
     uint32_t rcvbuf             # default SO_RCVBUF, in bytes of storage held
     uint32_t count
 
 cdef struct udp_pcb:
     udp *owner
     flow_entry entry            # key: local, and remote once connected
+    flow_entry port_entry
     bint bound
+    bint addr_bound             # the local address was asked for, not chosen by connect
+    bint port_bound             # the local port was asked for, not chosen by us
     bint connected
     bint reuse_addr
     bint reuse_port

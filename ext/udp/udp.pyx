@@ -1,0 +1,474 @@
+"""UDP endpoints: see udp.pxd. Who has which port is in ports."""
+
+from libc.errno cimport (EACCES, EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EDESTADDRREQ, EINVAL, EMSGSIZE, ENOBUFS, ENOTCONN,
+                         EPIPE)
+from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from ustack._core.base.addr cimport flow, ip_equal, ip_from4, ip_is_any, ip_is_multicast, ip_to4, ipaddr
+from ustack._core.base.checksum cimport csum_add, csum_fold
+from ustack._core.base.codes cimport (CSUM_NONE, CSUM_PARTIAL, EV_ERR, EV_HUP, EV_IN, EV_OUT, GSO_UDP,
+                                      IPPROTO_UDP_)
+from ustack._core.base.counters cimport (C_IP_NOMEM, C_UDP_CHECKSUM, C_UDP_ERRORS, C_UDP_NO_PORT, C_UDP_RCVBUF,
+                                         C_UDP_RX, C_UDP_SHORT, C_UDP_TX, count)
+from ustack._core.base.ledger cimport LR_CSUM_RX
+from ustack._core.base.ready cimport ready_forget, ready_post
+from ustack._core.base.rng cimport flow_hash
+from ustack._core.inet.demux cimport (flow_again, flow_entry, flow_find, flow_find_local, flow_table_free,
+                                      flow_table_init)
+from ustack._core.inet.inet cimport (ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_PORT, ICMP_ERR_TOO_BIG, ICMP_ERR_TTL,
+                                     icmp_errno, icmp_error, inet, inet_is_local, inet_upcall, ip_error, ip_output,
+                                     ip_packet, path_check, path_pseudo, path_release, path_resolve)
+from ustack._core.inet.path cimport path
+from ustack._core.mem.context cimport context
+from ustack._core.mem.mblk cimport (adjmsg, alloc_header, dupmsg, freelist, freemsg, linkb, mblk, mblk_len, msgbytes,
+                                    msgcsum, msgtruesize, pkt_pull, splitmsg, unlinkb)
+from ustack._core.udp.ports cimport port_choose, port_enter, port_first, port_free, port_leave, port_rekey
+from ustack._core.wire.bytes cimport put_sum
+from ustack._core.wire.ip4 cimport IP4_LEN, ip4_pseudo
+from ustack._core.wire.udp cimport UDP_LEN, UDP_MAX, UDP_SUM, udp_check, udp_emit, udp_header, udp_parse
+
+cdef enum:
+    TTL = 64
+    RCVBUF = 212992             # Linux's rmem_default
+    USO_SEGMENTS = 128          # Linux's UDP_MAX_SEGMENTS
+
+
+# --- endpoints ------------------------------------------------------------------------------------------------
+cdef int udp_init(udp *u, context *ctx, inet *net) noexcept nogil:
+    cdef int result
+    memset(u, 0, sizeof(udp))
+    u.ctx = ctx
+    u.net = net
+    u.rcvbuf = RCVBUF
+    inet_upcall(net, IPPROTO_UDP_, u, udp_input, udp_error)
+    result = flow_table_init(&u.table, ctx.dice.key)
+    return result if result < 0 else flow_table_init(&u.ports, ctx.dice.key)
+
+
+cdef void udp_free(udp *u) noexcept nogil:
+    """The endpoints are closed already."""
+    inet_upcall(u.net, IPPROTO_UDP_, NULL, NULL, NULL)
+    flow_table_free(&u.table)
+    flow_table_free(&u.ports)
+
+
+cdef udp_pcb *udp_open(udp *u) noexcept nogil:
+    """NULL without memory."""
+    cdef udp_pcb *p = <udp_pcb *>calloc(1, sizeof(udp_pcb))
+    if p != NULL:
+        p.owner = u
+        p.ttl = TTL
+        p.rcvbuf = u.rcvbuf
+        p.entry.owner = p
+        p.port_entry.owner = p
+        p.entry.key.laddr = ip_from4(0)
+        u.count += 1
+    return p
+
+
+cdef void udp_close(udp_pcb *p) noexcept nogil:
+    port_leave(p)
+    path_release(p.owner.net, &p.way)
+    ready_forget(&p.owner.ctx.ready, &p.rdy)
+    freelist(p.head)
+    p.owner.count -= 1
+    free(p)
+
+
+cdef bint may_bind(inet *net, const ipaddr *addr) noexcept nogil:
+    """Any, ours, or a group or broadcast address to receive from."""
+    cdef int i, j
+    if ip_is_any(addr) or ip_is_multicast(addr) or inet_is_local(net, addr, NULL):
+        return True
+    if ip_to4(addr) == <uint32_t>0xFFFFFFFF:
+        return True
+    for i in range(net.nifs):
+        for j in range(net.ifs[i].naddrs):
+            if ip_equal(&net.ifs[i].addrs[j].broadcast, addr):
+                return True
+    return False
+
+
+cdef int udp_bind(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nogil:
+    cdef uint16_t chosen = port
+    cdef int result = 0
+    if p.bound:
+        return -EINVAL
+    if not may_bind(p.owner.net, addr):
+        return -EADDRNOTAVAIL
+    if port == 0:
+        result = port_choose(p, addr, &chosen)
+    elif not port_free(p, addr, port):
+        return -EADDRINUSE
+    if result < 0:
+        return result
+    port_enter(p, addr, chosen)
+    p.addr_bound = not ip_is_any(addr)
+    p.port_bound = port != 0
+    return 0
+
+
+cdef int ensure_bound(udp_pcb *p) noexcept nogil:
+    cdef ipaddr any = ip_from4(0)
+    cdef uint16_t port
+    cdef int result
+    if p.bound:
+        return 0
+    result = port_choose(p, &any, &port)
+    if result < 0:
+        return -EAGAIN          # as Linux has it for a bind that nobody asked for
+    port_enter(p, &any, port)
+    return 0
+
+
+cdef const ipaddr *source(const udp_pcb *p, ipaddr *any) noexcept nogil:
+    """The local address that is asked of a path; groups are only for receiving."""
+    any[0] = ip_from4(0)
+    if ip_is_any(&p.entry.key.laddr) or not inet_is_local(p.owner.net, &p.entry.key.laddr, NULL):
+        return any
+    return &p.entry.key.laddr
+
+
+cdef int udp_connect(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nogil:
+    """-EACCES, -EAGAIN (no port), and what path_resolve has. Connecting anew is fine."""
+    cdef ipaddr any = ip_from4(0)
+    cdef ipaddr peer
+    cdef path way
+    cdef int result = path_resolve(p.owner.net, &way, source(p, &any) if p.addr_bound else &any, addr)
+    if result < 0:
+        return result
+    if way.broadcast and not p.broadcast and not ip_is_multicast(addr):
+        result = -EACCES
+    if result == 0:
+        result = ensure_bound(p)
+    if result < 0:
+        path_release(p.owner.net, &way)
+        return result
+    path_release(p.owner.net, &p.way)
+    p.way = way
+    peer = way.dst
+    port_rekey(p, &p.entry.key.laddr if p.addr_bound else &way.src, &peer, port)
+    p.connected = True
+    p.error = 0
+    return 0
+
+
+cdef int udp_disconnect(udp_pcb *p) noexcept nogil:
+    """What connect chose is forgotten: the address, and the port. -ENOTCONN."""
+    cdef ipaddr any = ip_from4(0)
+    if not p.connected:
+        return -ENOTCONN
+    p.connected = False
+    path_release(p.owner.net, &p.way)
+    if p.port_bound:
+        port_rekey(p, &p.entry.key.laddr if p.addr_bound else &any, NULL, 0)
+    else:
+        port_leave(p)
+        if not p.addr_bound:
+            p.entry.key.laddr = any
+        p.entry.key.lport = 0
+    return 0
+
+
+# --- out ------------------------------------------------------------------------------------------------------
+cdef path *way_to(udp_pcb *p, const ipaddr *to, path *other, int *result) noexcept nogil:
+    """The path to a destination: the one that the endpoint holds if it fits. A connected endpoint keeps its own."""
+    cdef ipaddr any
+    if p.way.ifp != NULL and (to == NULL or ip_equal(&p.way.dst, to)):
+        result[0] = path_check(p.owner.net, &p.way)
+        return &p.way
+    if p.connected and to != NULL and not ip_equal(&p.entry.key.raddr, to):
+        result[0] = path_resolve(p.owner.net, other, source(p, &any), to)
+        return other
+    path_release(p.owner.net, &p.way)
+    result[0] = path_resolve(p.owner.net, &p.way, source(p, &any), to if to != NULL else &p.entry.key.raddr)
+    return &p.way
+
+
+cdef int may_send(udp_pcb *p, const path *way, const ipaddr *to, size_t n, uint16_t gso_size) noexcept nogil:
+    if way.broadcast and not p.broadcast and not ip_is_multicast(to):
+        return -EACCES
+    if gso_size and (gso_size + UDP_LEN + IP4_LEN > way.mtu or n > <size_t>gso_size * USO_SEGMENTS):
+        return -EINVAL          # as Linux's UDP_SEGMENT
+    if way.ifp.room != NULL and way.ifp.room(way.ifp) <= 0:
+        return -EAGAIN
+    return 0
+
+
+cdef int transmit(udp_pcb *p, path *way, mblk *taken, size_t n, uint16_t port, uint16_t gso_size) noexcept nogil:
+    cdef context *ctx = p.owner.ctx
+    cdef mblk *m = alloc_header(ctx.mem)
+    if m == NULL:
+        count(&ctx.n, C_IP_NOMEM)
+        freemsg(taken)
+        return -ENOBUFS
+    udp_emit(m.rptr, p.entry.key.lport, port, UDP_LEN + n)
+    put_sum(m.rptr + UDP_SUM, csum_fold(path_pseudo(way, IPPROTO_UDP_, UDP_LEN + n)))
+    m.wptr = m.rptr + UDP_LEN
+    m.pkt_len = UDP_LEN + n
+    m.hdr_len = UDP_LEN
+    m.csum = CSUM_PARTIAL
+    m.csum_start = 0
+    m.csum_offset = UDP_SUM
+    if gso_size and n > gso_size:
+        m.gso_size = gso_size
+        m.gso_type = GSO_UDP
+    if taken != NULL:
+        linkb(m, taken)
+    count(&ctx.n, C_UDP_TX)
+    return ip_output(p.owner.net, way, m, IPPROTO_UDP_, p.ttl if not ip_is_multicast(&way.dst) else 1, p.tos, 0)
+
+
+cdef int ready_to_send(udp_pcb *p, const ipaddr *to, uint16_t port, size_t n) noexcept nogil:
+    cdef int result = udp_take_error(p)
+    if result < 0:
+        return result
+    if p.shut_wr:
+        return -EPIPE
+    if to == NULL and not p.connected:
+        return -EDESTADDRREQ
+    if to != NULL and port == 0:
+        return -EINVAL
+    if n > UDP_MAX:
+        return -EMSGSIZE
+    return ensure_bound(p)
+
+
+cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, uint16_t gso_size) noexcept nogil:
+    """Datagrams larger than the path MTU are fragmented (DF is never set); an empty chain or NULL is an empty one."""
+    cdef size_t n = msgbytes(taken) if taken != NULL else 0
+    cdef path other
+    cdef path *way
+    cdef int result = ready_to_send(p, to, port, n)
+    memset(&other, 0, sizeof(other))
+    if result == 0:
+        way = way_to(p, to, &other, &result)
+    if result == 0:
+        result = may_send(p, way, &way.dst, n, gso_size)
+    if result < 0:
+        freemsg(taken)
+    else:
+        result = transmit(p, way, taken, n, port if to != NULL else p.entry.key.rport, gso_size)
+    path_release(p.owner.net, &other)
+    return result
+
+
+# --- in -------------------------------------------------------------------------------------------------------
+cdef void enqueue(udp_pcb *p, mblk *taken, const udp_meta *meta) noexcept nogil:
+    """The newest datagram is the one that goes when the buffer is full; one always fits."""
+    cdef context *ctx = p.owner.ctx
+    cdef int64_t size = msgtruesize(taken)
+    cdef mblk *m
+    if p.shut_rd or (p.held > 0 and p.held + size > p.rcvbuf):
+        count(&ctx.n, C_UDP_RCVBUF)
+        freemsg(taken)
+        return
+    m = alloc_header(ctx.mem)
+    if m == NULL:
+        count(&ctx.n, C_IP_NOMEM)
+        freemsg(taken)
+        return
+    memcpy(m.rptr, meta, sizeof(udp_meta))
+    m.wptr = m.rptr + sizeof(udp_meta)
+    m.mark = size
+    m.stamp = ctx.now
+    linkb(m, taken)
+    if p.tail != NULL:
+        p.tail.next = m
+    else:
+        p.head = m
+    p.tail = m
+    p.nqueued += 1
+    p.held += size
+    count(&ctx.n, C_UDP_RX)
+    ready_post(&ctx.ready, &p.rdy, EV_IN)
+
+
+cdef void deliver(udp_pcb *p, mblk *taken, const udp_meta *meta) noexcept nogil:
+    """One datagram, or several of gso_size bytes that a link joined."""
+    cdef mblk *m = taken
+    cdef mblk *rest
+    cdef uint32_t step = m.gso_size if m.gso_type == GSO_UDP else 0
+    while step and m.pkt_len > step:
+        rest = splitmsg(p.owner.ctx.mem, m, step)
+        if rest == NULL:
+            count(&p.owner.ctx.n, C_IP_NOMEM)
+            break
+        rest.pkt_len = m.pkt_len - step
+        m.pkt_len = step
+        enqueue(p, m, meta)
+        m = rest
+    enqueue(p, m, meta)
+
+
+cdef void deliver_group(udp *u, mblk *taken, const udp_meta *meta, uint16_t dport) noexcept nogil:
+    """A broadcast goes to everyone on the port who may have it (RFC 1122 4.1.3.5)."""
+    cdef flow_entry *e = port_first(u, dport)
+    cdef udp_pcb *p
+    cdef udp_pcb *last = NULL
+    cdef mblk *copy
+    while e != NULL:
+        p = <udp_pcb *>e.owner
+        e = flow_again(e)
+        if not ip_is_any(&p.entry.key.laddr) and not ip_equal(&p.entry.key.laddr, &meta.dst):
+            continue
+        if p.connected and not (p.entry.key.rport == meta.sport and ip_equal(&p.entry.key.raddr, &meta.src)):
+            continue
+        if last != NULL:
+            copy = dupmsg(u.ctx.mem, taken)
+            if copy != NULL:
+                deliver(last, copy, meta)
+            else:
+                count(&u.ctx.n, C_IP_NOMEM)
+        last = p
+    if last != NULL:
+        deliver(last, taken, meta)
+    else:
+        count(&u.ctx.n, C_UDP_NO_PORT)
+        freemsg(taken)
+
+
+cdef udp_pcb *find(udp *u, const ip_packet *ip, const udp_header *h) noexcept nogil:
+    """Connected before bound, an address before any; in an SO_REUSEPORT group by hash of the flow."""
+    cdef flow key
+    cdef flow_entry *e
+    cdef flow_entry *other
+    cdef uint32_t n = 0
+    cdef uint32_t pick
+    memset(&key, 0, sizeof(key))
+    key.laddr = ip.dst
+    key.raddr = ip.src
+    key.lport = h.dport
+    key.rport = h.sport
+    e = flow_find(&u.table, &key)
+    if e == NULL:
+        e = flow_find_local(&u.table, &ip.dst, h.dport)
+    if e == NULL:
+        return NULL
+    if (<udp_pcb *>e.owner).reuse_port:
+        other = e
+        while other != NULL:
+            n += 1
+            other = flow_again(other)
+        pick = <uint32_t>(flow_hash(u.table.key, &key, 1) % n)
+        while pick > 0:
+            e = flow_again(e)
+            pick -= 1
+    return <udp_pcb *>e.owner
+
+
+cdef bint sum_ok(udp *u, const mblk *m, const ip_packet *ip, const udp_header *h) noexcept nogil:
+    """A checksum of 0 is none (RFC 768); one that the link vouches for, or left for us to complete, is right."""
+    cdef uint32_t sum
+    if not h.summed or m.csum != CSUM_NONE:
+        return True
+    sum = ip4_pseudo(ip_to4(&ip.src), ip_to4(&ip.dst), IPPROTO_UDP_, h.length)
+    sum = csum_add(sum, csum_fold(msgcsum(&u.ctx.book, LR_CSUM_RX, m, 0, h.length)))
+    return csum_fold(sum) == 0xFFFF
+
+
+cdef void udp_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nogil:
+    cdef udp *u = <udp *>owner
+    cdef udp_header h
+    cdef udp_meta meta
+    cdef udp_pcb *p
+    if udp_check(taken.rptr, mblk_len(taken), ip.length) < 0:
+        count(&u.ctx.n, C_UDP_SHORT)
+        freemsg(taken)
+        return
+    udp_parse(taken.rptr, &h)
+    if h.length < ip.length:
+        adjmsg(taken, -<ssize_t>(ip.length - h.length))
+        taken.pkt_len = h.length
+    if not sum_ok(u, taken, ip, &h):
+        count(&u.ctx.n, C_UDP_CHECKSUM)
+        freemsg(taken)
+        return
+    memset(&meta, 0, sizeof(meta))
+    meta.src = ip.src
+    meta.dst = ip.dst
+    meta.sport = h.sport
+    meta.ttl = ip.ttl
+    meta.tos = ip.tos
+    if ip.broadcast:
+        pkt_pull(taken, UDP_LEN)
+        deliver_group(u, taken, &meta, h.dport)
+        return
+    p = find(u, ip, &h)
+    if p == NULL:
+        count(&u.ctx.n, C_UDP_NO_PORT)
+        icmp_error(u.net, taken, ip, ICMP_ERR_PORT, 0)
+        freemsg(taken)
+        return
+    pkt_pull(taken, UDP_LEN)
+    deliver(p, taken, &meta)
+
+
+cdef bint hard(const ip_error *e) noexcept nogil:
+    """Linux tells a connected socket of what its own link and the peer itself say, not of what routers guess."""
+    if e.kind == ICMP_ERR_TTL or e.kind == ICMP_ERR_TOO_BIG:
+        return False
+    if e.kind == ICMP_ERR_HOST or e.kind == ICMP_ERR_NET:
+        return ip_equal(&e.reporter, &e.src)
+    return True
+
+
+cdef void udp_error(void *owner, const ip_error *e) noexcept nogil:
+    cdef udp *u = <udp *>owner
+    cdef flow key
+    cdef flow_entry *found
+    cdef udp_pcb *p
+    memset(&key, 0, sizeof(key))
+    key.laddr = e.src
+    key.raddr = e.dst
+    key.lport = e.sport
+    key.rport = e.dport
+    found = flow_find(&u.table, &key)
+    if found == NULL or not hard(e):
+        return
+    p = <udp_pcb *>found.owner
+    p.error = icmp_errno(e.kind)
+    count(&u.ctx.n, C_UDP_ERRORS)
+    ready_post(&u.ctx.ready, &p.rdy, EV_IN | EV_ERR)
+
+
+cdef mblk *udp_recv(udp_pcb *p, udp_meta *meta, bint peek) noexcept nogil:
+    """An empty datagram is an empty block."""
+    cdef mblk *m = p.head
+    cdef mblk *data
+    if m == NULL:
+        return NULL
+    memcpy(meta, m.rptr, sizeof(udp_meta))
+    if peek:
+        return dupmsg(p.owner.ctx.mem, m.cont)
+    p.head = m.next
+    if p.head == NULL:
+        p.tail = NULL
+    p.nqueued -= 1
+    p.held -= m.mark
+    m.next = NULL
+    data = unlinkb(m)
+    freemsg(m)
+    return data
+
+
+cdef uint32_t udp_events(udp_pcb *p) noexcept nogil:
+    cdef uint32_t events = 0
+    if p.head != NULL or p.error or p.shut_rd:
+        events |= EV_IN
+    if p.error:
+        events |= EV_ERR
+    if p.shut_rd and p.shut_wr:
+        events |= EV_HUP
+    if p.way.ifp == NULL or p.way.ifp.room == NULL or p.way.ifp.room(p.way.ifp) > 0:
+        events |= EV_OUT
+    return events
+
+
+cdef int udp_take_error(udp_pcb *p) noexcept nogil:
+    """0, or -errno, once."""
+    cdef int error = p.error
+    p.error = 0
+    return -error
