@@ -1,5 +1,4 @@
-"""Where a link draws its receive buffers from: one narrow interface, filled in by the engine and constant
-afterwards."""
+"""Where a link draws its receive buffers from: one narrow interface, filled in by the engine and constant afterwards."""
 
 from ustack._core.mem.mblk cimport dblk
 
