@@ -1,15 +1,16 @@
 """The memory of one engine: its pools by size, its mblk slab, its budget, and the list of storage to reap.
 
-An arena outlives its engine for as long as blocks of it are in other hands (a view that Python lent, a packet that
-another engine holds): it is freed with the last of them.
+An arena outlives its engine for as long as blocks of it are in other hands (a view that Python lent, a
+packet that another engine holds): it is freed with the last of them.
 
-Budget: it bounds ``held``, the storage of all blocks that are out, each counted with its whole buffer. A pool grows
-only when a block is asked for that it does not have, so ``reserved`` follows: it is the sum of the classes' peaks,
-each rounded up to the pool's growth (64 KB to 1 MB at first, at most 16 times that). External storage is not counted:
-it is not the arena's. An allocation beyond the budget returns NULL and counts in ``failures``.
+Budget: it bounds ``held``, the storage of all blocks that are out, each counted with its whole buffer. A
+pool grows only when a block is asked for that it does not have, so ``reserved`` follows: it is the sum of
+the classes' peaks, each rounded up to the pool's growth (64 KB to 1 MB at first, at most 16 times that).
+External storage is not counted: it is not the arena's. An allocation beyond the budget returns NULL and
+counts in ``failures``.
 
-Threads: every function may be called from any thread. One spin lock covers the slab, the pools' free lists and the
-numbers; it is never held over a system call.
+Threads: every function may be called from any thread. One spin lock covers the slab, the pools' free lists
+and the numbers; it is never held over a system call.
 """
 
 from libc.stddef cimport size_t
@@ -22,17 +23,20 @@ from ustack._core.mem.types cimport (
 
 # budget in bytes (0: none). NULL without memory.
 cdef arena *arena_create(int64_t budget, ledger *book) noexcept nogil
-cdef void arena_ref(arena *a) noexcept nogil
-# The owner lets go; memory goes when the last block does. With the last reference `book` is not touched any more.
-# External storage that is still out then has nobody who would reap it: unless on_reap is set, its free function runs
-# in the thread that drops its last reference.
+# The owner lets go; memory goes when the last block and the last arena_ref do. `book` is not touched
+# afterwards. External storage that is still out then has nobody who would reap it: unless on_reap is set,
+# its free function runs in the thread that drops its last reference.
 cdef void arena_release(arena *a) noexcept nogil
-# Run the free functions of external storage whose last reference is gone. With no lock held. Returns how many ran.
+cdef void arena_ref(arena *a) noexcept nogil
+cdef void arena_unref(arena *a) noexcept nogil
+# Run the free functions of external storage whose last reference is gone. With no lock held. Returns how
+# many ran.
 cdef int arena_reap(arena *a) noexcept nogil
 cdef bint arena_has_reap(arena *a) noexcept nogil
 # Outstanding mblk plus dblk: 0 when nothing is leaked.
 cdef int64_t arena_live(arena *a) noexcept nogil
-# A dblk of at least `size` bytes, refs == 1; NULL at the budget. The raw form that links draw receive buffers with.
+# A dblk of at least `size` bytes, refs == 1; NULL at the budget. The raw form that links draw receive
+# buffers with.
 cdef dblk *arena_take(arena *a, size_t size) noexcept nogil
 
 # --- for the other modules of this room -------------------------------------------------------------------

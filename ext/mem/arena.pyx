@@ -61,11 +61,14 @@ cdef void arena_ref(arena *a) noexcept nogil:
 
 
 cdef void arena_release(arena *a) noexcept nogil:
+    a.book = NULL
+    arena_unref(a)
+
+
+cdef void arena_unref(arena *a) noexcept nogil:
     cdef bint gone, orphans
     spin_lock(&a.lock)
     a.refs -= 1
-    if a.refs == 0:
-        a.book = NULL
     gone = a.refs == 0 and a.live == 0
     # From here on nobody would reap what still waits (see arena_push_reap).
     orphans = a.refs == 0 and a.on_reap == NULL and a.reap != NULL
@@ -218,7 +221,7 @@ cdef void arena_push_reap(arena *a, dblk *d) noexcept nogil:
             break
     if head == NULL and a.on_reap != NULL:
         a.on_reap(a.on_reap_arg)
-    arena_release(a)
+    arena_unref(a)
 
 
 cdef void run_free(dblk *d) noexcept nogil:
@@ -228,17 +231,24 @@ cdef void run_free(dblk *d) noexcept nogil:
 
 
 cdef int arena_reap(arena *a) noexcept nogil:
-    cdef dblk *d = NULL
+    """Runs them in the order in which the references were dropped."""
+    cdef dblk *d
+    cdef dblk *first = NULL
     cdef dblk *following
     cdef int n = 0
     if atomic_loadp(&a.reap) == NULL:
         return 0
     d = <dblk *>atomic_swapp(&a.reap, NULL)
-    # The arena may go with the last of them: it is not looked at again.
     while d != NULL:
         following = d.link
-        run_free(d)
+        d.link = first
+        first = d
         d = following
+    # The arena may go with the last of them: it is not looked at again.
+    while first != NULL:
+        following = first.link
+        run_free(first)
+        first = following
         n += 1
     return n
 

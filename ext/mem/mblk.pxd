@@ -1,4 +1,5 @@
-"""Message blocks: the one form in which packets and stream data travel through the stack (STREAMS' mblk/dblk).
+"""Message blocks: the one form in which packets and stream data travel through the stack (STREAMS'
+mblk/dblk).
 
        mblk                     dblk                      storage
       +-------+   dp           +-------+  base           +----------------------------------+
@@ -9,20 +10,21 @@
       +-------+  |   |  +- another mblk may hold a window on the same dblk (dupb): refs counts them
                  +- the next block of the same message
 
-A window never leaves its storage: base <= rptr <= wptr <= lim. ``cont`` chains the blocks of one message; ``next``
-and ``prev`` link messages in queues. Whoever receives an mblk pointer as an argument named ``taken`` owns it
-afterwards, whatever the call returns.
+A window never leaves its storage: base <= rptr <= wptr <= lim. ``cont`` chains the blocks of one message;
+``next`` and ``prev`` link messages in queues. Whoever receives an mblk pointer as an argument named
+``taken`` owns it afterwards, whatever the call returns.
 
 Threads: reference counts and free lists are safe from any thread; one mblk is used by one thread at a time.
-No free function runs inside these calls when the block came with one: a last reference to external storage puts it
-on the arena's reap list, and ``arena_reap`` runs it, with no lock held.
+No free function runs inside these calls when the block came with one: a last reference to external storage
+puts it on the arena's reap list, and ``arena_reap`` runs it, with no lock held.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ustack._core.base.ledger cimport ledger
 from ustack._core.mem.types cimport (
-    DB_EXTERNAL, DB_LENT, DB_READONLY, HEADER_SIZE, HEADROOM, M_DATA, M_PROTO, arena, dblk, free_fn, mblk, pool,
+    DB_EXTERNAL, DB_LENT, DB_READONLY, HEADER_SIZE, HEADROOM, M_DATA, M_PROTO, arena, dblk, free_fn, mblk,
+    pool,
 )
 
 # --- allocation -------------------------------------------------------------------------------------------
@@ -41,7 +43,8 @@ cdef mblk *dupb(arena *a, mblk *m) noexcept nogil
 cdef mblk *dupmsg(arena *a, mblk *m) noexcept nogil
 cdef mblk *copyb(arena *a, mblk *m) noexcept nogil
 cdef mblk *copymsg(arena *a, mblk *m) noexcept nogil
-# A message of windows on bytes [offset, offset + n) of the chain: no copy; NULL without memory or if out of range.
+# A message of windows on bytes [offset, offset + n) of the chain: no copy; NULL without memory or if out of
+# range.
 cdef mblk *dup_range(arena *a, mblk *m, size_t offset, size_t n) noexcept nogil
 
 # --- chains -----------------------------------------------------------------------------------------------
@@ -56,20 +59,24 @@ cdef size_t msgdsize(const mblk *m) noexcept nogil
 cdef size_t msgbytes(const mblk *m) noexcept nogil
 cdef int msgblocks(const mblk *m) noexcept nogil
 cdef size_t msgtruesize(const mblk *m) noexcept nogil
-# Cut the message behind n bytes; returns the rest (NULL if nothing is left or no memory: then *m is unchanged).
+# Cut the message behind n bytes; returns the rest (NULL if nothing is left or no memory: then *m is
+# unchanged).
 cdef mblk *splitmsg(arena *a, mblk *m, size_t n) noexcept nogil
 # Drop n bytes from the front, freeing blocks that become empty; returns the new head (NULL: all consumed).
 cdef mblk *msgconsume(mblk *taken, size_t n) noexcept nogil
 
 # --- bytes in and out: the only functions that move payload; all of them book -----------------------------
-# Append n bytes to m's last block as far as there is room and the block is exclusively owned; returns how many.
+# Append n bytes to m's last block as far as there is room and the block is exclusively owned; returns how
+# many.
 cdef size_t msgappend(ledger *l, int reason, mblk *m, const void *src, size_t n) noexcept nogil
 # A new message holding a copy of n bytes, in blocks as large as the arena has them; NULL without memory.
 cdef mblk *msgcopyin(arena *a, ledger *l, int reason, const void *src, size_t n) noexcept nogil
 # The same, summing while copying: partial sums per `stride` bytes are kept on the blocks.
-cdef mblk *msgcopyin_csum(arena *a, ledger *l, int reason, const void *src, size_t n, uint32_t stride) noexcept nogil
+cdef mblk *msgcopyin_csum(arena *a, ledger *l, int reason, const void *src, size_t n,
+                          uint32_t stride) noexcept nogil
 # Copy bytes [offset, offset + n) of the message out; returns how many there were.
-cdef size_t msgcopyout(ledger *l, int reason, const mblk *m, size_t offset, void *dst, size_t n) noexcept nogil
+cdef size_t msgcopyout(ledger *l, int reason, const mblk *m, size_t offset, void *dst,
+                       size_t n) noexcept nogil
 # Sum of bytes [offset, offset + n); partial sums kept on the blocks are used, the edges summed and booked.
 cdef uint32_t msgcsum(ledger *l, int reason, const mblk *m, size_t offset, size_t n) noexcept nogil
 

@@ -1,13 +1,14 @@
 """Message blocks: see mblk.pxd. Here: allocation, references, and the STREAMS algebra on chains."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from ustack._core.base.checksum cimport copy_csum, csum_block_add, csum_fold, csum_partial
 from ustack._core.base.ledger cimport LR_COPYB, LR_CSUM_FUSED, LR_PULLUP, ledger, ledger_book
 from ustack._core.base.types cimport (
-    atomic_add64, atomic_cas32, atomic_dec32, atomic_inc32, atomic_load32, likely, spin_lock, spin_unlock, unlikely,
+    atomic_add64, atomic_cas32, atomic_dec32, atomic_inc32, atomic_load32, likely, spin_lock, spin_unlock,
+    unlikely,
 )
 from ustack._core.mem.arena cimport (
     arena, arena_destroy, arena_push_reap, arena_take, cell_give, cell_take, class_for,
@@ -63,7 +64,8 @@ cdef mblk *alloc_header(arena *a) noexcept nogil:
 
 
 cdef mblk *mblk_attach(arena *a, dblk *taken) noexcept nogil:
-    """An empty window at the base of a dblk, which it owns; NULL without memory (the dblk's reference is dropped)."""
+    """An empty window at the base of a dblk, which it owns; NULL without memory (the dblk's reference is
+    dropped)."""
     cdef void *cell = cell_take(a)
     if cell == NULL:
         dblk_unref(taken)
@@ -202,7 +204,8 @@ cdef bint try_ref(dblk *d) noexcept nogil:
 
 
 cdef mblk *dupb(arena *a, mblk *m) noexcept nogil:
-    """Another window on the same storage, with the same facts; NULL at the reference limit or without memory."""
+    """Another window on the same storage, with the same facts; NULL at the reference limit or without
+    memory."""
     cdef mblk *twin = <mblk *>cell_take(a)
     if unlikely(twin == NULL):
         return NULL
@@ -319,7 +322,8 @@ cdef mblk *unlinkb(mblk *m) noexcept nogil:
 
 
 cdef mblk *rmvb(mblk *m, mblk *block) noexcept nogil:
-    """Take ``block`` out of the message; returns the message's head, NULL if nothing is left or it was not in it."""
+    """Take ``block`` out of the message; returns the message's head, NULL if nothing is left or it was not
+    in it."""
     cdef mblk *b = m
     if block == m:
         return unlinkb(m)
@@ -357,7 +361,8 @@ cdef size_t gather(uint8_t *dst, const mblk *m, size_t n) noexcept nogil:
 
 
 cdef void drop_after(mblk *m, size_t n) noexcept nogil:
-    """Remove n bytes of the blocks behind m (they are there), freeing those that become or were empty on the way."""
+    """Remove n bytes of the blocks behind m (they are there), freeing those that become or were empty on the
+    way."""
     cdef mblk *b = m.cont
     cdef size_t here
     while b != NULL and (n or mblk_len(b) == 0) and b.dp.type == m.dp.type:
@@ -372,10 +377,11 @@ cdef void drop_after(mblk *m, size_t n) noexcept nogil:
 
 
 cdef bint pullupmsg(arena *a, mblk *m, ssize_t n) noexcept nogil:
-    """Make the first n bytes (-1: all) contiguous in the first block. False: not that many of its type, or no memory.
+    """Make the first n bytes (-1: all) contiguous in the first block. False: not that many of its type, or
+    no memory.
 
-    Bytes that are contiguous already stay where they are. Other holders of the storage see no change: if it is not
-    exclusively owned, or too small, the bytes go to storage of their own.
+    Bytes that are contiguous already stay where they are. Other holders of the storage see no change: if it
+    is not exclusively owned, or too small, the bytes go to storage of their own.
     """
     cdef size_t first = mblk_len(m)
     cdef size_t want = <size_t>n
@@ -404,7 +410,8 @@ cdef bint pullupmsg(arena *a, mblk *m, ssize_t n) noexcept nogil:
 
 
 cdef mblk *msgpullup(arena *a, mblk *m, ssize_t n) noexcept nogil:
-    """A new message with the first n bytes (-1: all) contiguous, and windows on the rest. The original stays."""
+    """A new message with the first n bytes (-1: all) contiguous, and windows on the rest. The original
+    stays."""
     cdef size_t run = same_type_run(m)
     cdef size_t want = run if n < 0 else <size_t>n
     cdef size_t total = msgbytes(m)
@@ -428,7 +435,8 @@ cdef mblk *msgpullup(arena *a, mblk *m, ssize_t n) noexcept nogil:
 
 
 cdef bint adjmsg(mblk *m, ssize_t n) noexcept nogil:
-    """Trim n bytes from the head, or -n from the tail, of the leading run of one type. False: it has fewer."""
+    """Trim n bytes from the head, or -n from the tail, of the leading run of one type. False: it has
+    fewer."""
     cdef size_t run = same_type_run(m)
     cdef size_t keep, here
     cdef uint8_t kind = m.dp.type
@@ -600,8 +608,10 @@ cdef mblk *msgcopyin(arena *a, ledger *l, int reason, const void *src, size_t n)
     return msgcopyin_csum(a, l, reason, src, n, 0)
 
 
-cdef mblk *msgcopyin_csum(arena *a, ledger *l, int reason, const void *src, size_t n, uint32_t stride) noexcept nogil:
-    """stride 0: no summing. Where a block lacks room for the sums, its stride is a multiple of the one asked for."""
+cdef mblk *msgcopyin_csum(arena *a, ledger *l, int reason, const void *src, size_t n,
+                          uint32_t stride) noexcept nogil:
+    """stride 0: no summing. Where a block lacks room for the sums, its stride is a multiple of the one asked
+    for."""
     cdef mblk *head = blocks_for(a, n)
     cdef mblk *m = head
     cdef const uint8_t *p = <const uint8_t *>src
@@ -637,7 +647,8 @@ cdef void begin_sums(dblk *d, uint32_t stride) noexcept nogil:
         d.stride += stride
 
 
-cdef size_t msgcopyout(ledger *l, int reason, const mblk *m, size_t offset, void *dst, size_t n) noexcept nogil:
+cdef size_t msgcopyout(ledger *l, int reason, const mblk *m, size_t offset, void *dst,
+                       size_t n) noexcept nogil:
     cdef uint8_t *p = <uint8_t *>dst
     cdef size_t here, done = 0
     while m != NULL and done < n:

@@ -1,4 +1,5 @@
-"""Pools: equal buffers cut from regions, with a last-in-first-out free list, so that hot buffers stay in the cache."""
+"""Pools: equal buffers cut from regions, with a last-in-first-out free list, so that hot buffers stay in the
+cache."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -6,8 +7,9 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from ustack._core.mem.region cimport region
 from ustack._core.mem.types cimport POOL_MAX_REGIONS, arena, dblk, pool
 
-# Buffers of `size` bytes, 64-byte aligned (page-aligned where a buffer is a page or more); no memory is reserved yet.
-# The owner may be NULL: then a dblk taken from it belongs to no arena, and goes back by pool_give.
+# Buffers of `size` bytes, 64-byte aligned (page-aligned where a buffer is a page or more); no memory is
+# reserved yet. The owner may be NULL: then a dblk taken from it belongs to no arena, and goes back by
+# pool_give.
 cdef pool *pool_create(arena *owner, size_t size, uint32_t grow) noexcept nogil
 cdef void pool_destroy(pool *p) noexcept nogil
 # A dblk with refs == 1; grows the pool when nothing is free; NULL without memory. Knows no budget.

@@ -1,8 +1,9 @@
-"""Pools: see pool.pxd. The dblk structures lie in an array of their own, so that regions hold nothing but payload."""
+"""Pools: see pool.pxd. The dblk structures lie in an array of their own, so that regions hold nothing but
+payload."""
 
 from libc.errno cimport ENOMEM
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -33,7 +34,7 @@ cdef pool *pool_create(arena *owner, size_t size, uint32_t grow) noexcept nogil:
     p.size = size
     p.footprint = (size + unit - 1) & ~(unit - 1)
     p.grow = grow
-    p.nsums = size // SUM_GRAIN
+    p.nsums = size // SUM_GRAIN if size > SUM_GRAIN else 1
     return p
 
 
@@ -138,10 +139,11 @@ cdef void pool_give(pool *p, dblk *d) noexcept nogil:
 
 cdef region *pool_region_of(pool *p, const void *addr) noexcept nogil:
     cdef region *found = NULL
+    cdef const uint8_t *at = <const uint8_t *>addr
     cdef uint32_t i
     spin_lock(lock_of(p))
     for i in range(p.nregions):
-        if <const uint8_t *>addr >= p.regions[i].base and <const uint8_t *>addr < p.regions[i].base + p.regions[i].length:
+        if p.regions[i].base <= at < p.regions[i].base + p.regions[i].length:
             found = p.regions[i]
             break
     spin_unlock(lock_of(p))

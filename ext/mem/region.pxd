@@ -1,4 +1,5 @@
-"""Regions: contiguous memory that can be shared with another process and pinned. A memfd mapping where there is one."""
+"""Regions: contiguous memory that can be shared with another process and pinned. A memfd mapping where there
+is one."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t

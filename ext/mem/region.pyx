@@ -1,4 +1,5 @@
-"""Regions: see region.pxd. Memory is mapped, never cleared: the kernel hands out zeroed pages on first touch."""
+"""Regions: see region.pxd. Memory is mapped, never cleared: the kernel hands out zeroed pages on first
+touch."""
 
 from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport int64_t
@@ -43,7 +44,8 @@ cdef bint map_anonymous(region *r, size_t length, int *err) noexcept nogil:
 
 
 cdef region *region_create(size_t length, uint32_t flags, int *err) noexcept nogil:
-    """A region of at least ``length`` bytes, rounded up to whole pages. Wishes that fail are dropped from ``flags``."""
+    """A region of at least ``length`` bytes, rounded up to whole pages. Wishes that fail are dropped from
+    ``flags``."""
     cdef size_t page = page_size()
     cdef size_t huge = (length + HUGE_PAGE - 1) & ~<size_t>(HUGE_PAGE - 1)
     cdef region *r

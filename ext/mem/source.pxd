@@ -1,4 +1,5 @@
-"""Where a link draws its receive buffers from: one narrow interface, filled in by the engine and constant afterwards."""
+"""Where a link draws its receive buffers from: one narrow interface, filled in by the engine and constant
+afterwards."""
 
 from ustack._core.mem.mblk cimport dblk
 

@@ -18,11 +18,11 @@ ctypedef void (*free_fn)(void *arg) noexcept nogil
 
 cdef enum:
     M_DATA = 0
-    M_PROTO = 1                 # control information ahead of data (STREAMS), for tests and users of the algebra
+    M_PROTO = 1                 # control information ahead of data, for users of the algebra
 
 cdef enum:
     HEADER_SIZE = 256           # storage of a header block
-    HEADROOM = 160              # where data begins in a header block: room for Ethernet, IP and options in front
+    HEADROOM = 160              # where data begins in a header block: Ethernet, IP and options fit in front
 
 cdef enum:
     DB_READONLY = 1             # nobody may write into the storage (file windows, lent memory)
@@ -30,7 +30,7 @@ cdef enum:
     DB_LENT = 4                 # a slot of a link's ring: queues may have to copy it and let it go
 
 cdef enum:
-    ARENA_CLASSES = 5           # 256 B (headers), 2 KB, 16 KB, 64 KB + 4 KB head, 256 KB; beyond: a region each
+    ARENA_CLASSES = 5           # 256 B (headers), 2 KB, 16 KB, 64 + 4 KB head, 256 KB; beyond: a region each
     LARGE_SIZE = 69632
     JUMBO_SIZE = 262144
 
@@ -75,7 +75,7 @@ cdef struct mblk:
     uint32_t seq                # stream position, in TCP's queues
     uint32_t mark               # owner's use
     uint64_t stamp              # owner's use (time sent, time received)
-    arena *home                 # whose slab this structure goes back to; not the storage's owner when arenas mix
+    arena *home                 # whose slab this structure goes back to; the storage may be another's
 
 cdef struct pool:
     arena *owner
@@ -90,7 +90,7 @@ cdef struct pool:
     int32_t lock                # of a pool without an owner; otherwise the owner's lock counts
     dblk *head                  # free list
     region **regions            # POOL_MAX_REGIONS at most, grown as needed
-    dblk **blocks               # beside each region: the dblk structures of its buffers, and their partial sums
+    dblk **blocks               # for each region: the dblk structures of its buffers, and their sums
     uint32_t nregions
     uint32_t nsums              # partial sums that a buffer has room for
 
@@ -103,12 +103,12 @@ cdef struct arena:
     mblk *free_mblks            # slab of mblk structures; external dblk come from it too
     int32_t lock                # of the slab and of the pools' free lists
     int32_t refs                # who keeps it beside its blocks: the engine, and whoever called arena_ref
-    int64_t live                # mblk and dblk outstanding (written under the lock): what a leak test looks at
+    int64_t live                # mblk and dblk outstanding (written under the lock): for leak tests
     void *chunks                # system memory behind the slab
     uint32_t chunk_cells        # structures in the next chunk
     dblk *reap                  # external storage whose last reference is gone (atomic stack)
-    # Told when the reap list becomes non-empty, from whatever thread and under whatever lock; may be NULL. It must
-    # stay valid as long as the arena, or be set to NULL before the last arena_release.
+    # Told when the reap list becomes non-empty, from whatever thread and under whatever lock; may be NULL.
+    # It must stay valid as long as the arena, or be set to NULL before the last arena_release.
     void (*on_reap)(void *arg) noexcept nogil
     void *on_reap_arg
     ledger *book                # the engine's ledger (copyb, pullup book here)
@@ -116,4 +116,3 @@ cdef struct arena:
 
 cdef enum:
     CELL = 128                  # bytes of a slab entry: room for an mblk or a dblk, two cache lines
-

@@ -67,7 +67,8 @@ def ledger_list() -> list[tuple[str, str]]:
 # --- sequence numbers, randomness -------------------------------------------------------------------------
 def seq_compare(uint32_t a, uint32_t b) -> tuple[bool, bool, bool, bool, int, int, int]:
     """(lt, leq, gt, geq, diff, max, min) of two sequence numbers."""
-    return (seq_lt(a, b), seq_leq(a, b), seq_gt(a, b), seq_geq(a, b), seq_diff(a, b), seq_max(a, b), seq_min(a, b))
+    return (seq_lt(a, b), seq_leq(a, b), seq_gt(a, b), seq_geq(a, b),
+            seq_diff(a, b), seq_max(a, b), seq_min(a, b))
 
 
 def sip(key: bytes, data: bytes) -> int:

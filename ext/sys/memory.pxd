@@ -31,7 +31,8 @@ cdef int memfd_seal(int fd, int seals) noexcept nogil
 cdef int memfd_seals(int fd) noexcept nogil
 cdef int64_t memfd_length(int fd) noexcept nogil
 # NULL on failure, the reason in *err (-errno). fd -1: anonymous memory.
-cdef void *mem_map(void *where, size_t length, int prot, int flags, int fd, int64_t offset, int *err) noexcept nogil
+cdef void *mem_map(void *where, size_t length, int prot, int flags, int fd, int64_t offset,
+                   int *err) noexcept nogil
 cdef int mem_unmap(void *base, size_t length) noexcept nogil
 cdef int mem_protect(void *base, size_t length, int prot) noexcept nogil
 cdef int mem_lock(void *base, size_t length) noexcept nogil

@@ -31,7 +31,8 @@ cdef int64_t memfd_length(int fd) noexcept nogil:
     return us_length(fd)
 
 
-cdef void *mem_map(void *where, size_t length, int prot, int flags, int fd, int64_t offset, int *err) noexcept nogil:
+cdef void *mem_map(void *where, size_t length, int prot, int flags, int fd, int64_t offset,
+                   int *err) noexcept nogil:
     return us_map(where, length, prot, flags, fd, offset, err)
 
 

@@ -1,0 +1,1059 @@
+"""Regions, arenas and message blocks for Python: handles on the structures of the room ``mem``.
+
+A ``Mblk`` owns one block. The blocks of a message hold each other: the handle of a block keeps the handle of
+the next. The C functions see the same chain; where they free blocks, ``sync`` tells the handles.
+"""
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_WriteUnraisable
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uintptr_t
+from libc.stdlib cimport free as c_free
+from libc.stdlib cimport malloc
+from libc.string cimport memset
+
+from typing import NamedTuple
+
+cimport ustack._core.base.checksum as ck
+from ustack._core.base.ledger cimport (
+    LR_APPEND, LR_COUNT, LR_CSUM_TX, LR_RX_COPY, LR_TX_COPY, ledger, ledger_name,
+)
+from ustack._core.base.types cimport (
+    atomic_casp, atomic_load32, atomic_loadp, atomic_store32, atomic_swap32, atomic_swapp,
+)
+cimport ustack._core.mem.mblk as mb
+from ustack._core.mem.arena cimport arena as c_arena
+from ustack._core.mem.arena cimport (
+    ARENA_CLASSES, arena_create, arena_live, arena_reap, arena_ref, arena_release, arena_unref,
+)
+from ustack._core.mem.mblk cimport DB_EXTERNAL, M_DATA, M_PROTO, dblk, mblk, mblk_len
+from ustack._core.mem.pool cimport pool, pool_region_of
+from ustack._core.mem.region cimport REGION_HUGE, REGION_LOCKED, region, region_create, region_unref
+
+cdef extern from "Python.h":
+    int Py_AddPendingCall(int (*func)(void *) noexcept, void *arg) noexcept nogil
+    int Py_IsInitialized() noexcept nogil
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint16_t htons(uint16_t v)
+
+M_DATA_ = M_DATA
+M_PROTO_ = M_PROTO
+
+cdef char *BYTES_FORMAT = b"B"
+
+
+# --- what waits for the GIL
+# ----------------------------------------------------------------------------------
+cdef struct loan:
+    loan *following
+    Py_buffer view
+    PyObject *callback
+    bint at_once                # desballoc: in the call that dropped the last reference
+
+cdef loan *waiting = NULL       # atomic stack
+cdef loan *waiting_at_once = NULL
+cdef int32_t scheduled = 0      # a pending call is on its way
+cdef int32_t reap_wanted = 0    # some arena of ours has external storage to reap
+cdef set arenas = set()         # addresses of the arenas that Python owns
+
+
+cdef int run_pending(void *arg) noexcept:
+    atomic_store32(&scheduled, 0)
+    try:
+        drain_slowly()
+    except BaseException:
+        return -1
+    return 0
+
+
+cdef void schedule() noexcept nogil:
+    """Have the interpreter call drain soon; many requests make one call."""
+    if atomic_swap32(&scheduled, 1):
+        return
+    if not Py_IsInitialized() or Py_AddPendingCall(run_pending, NULL) < 0:
+        # The interpreter's queue is full: the next call into the library drains.
+        atomic_store32(&scheduled, 0)
+
+
+cdef void push(loan **head, loan *one) noexcept nogil:
+    cdef void *old
+    while True:
+        old = atomic_loadp(head)
+        one.following = <loan *>old
+        if atomic_casp(head, old, one):
+            return
+
+
+cdef void loan_over(void *arg) noexcept nogil:
+    """The free function of lent Python memory: any thread, no GIL."""
+    cdef loan *one = <loan *>arg
+    push(&waiting_at_once if one.at_once else &waiting, one)
+    schedule()
+
+
+cdef void wants_reap(void *arg) noexcept nogil:
+    atomic_store32(&reap_wanted, 1)
+    schedule()
+
+
+cdef void give_back(loan *one):
+    """Release the exporter, call the user's function. Its exceptions go to sys.unraisablehook."""
+    cdef object callback = None
+    PyBuffer_Release(&one.view)
+    if one.callback != NULL:
+        callback = <object>one.callback
+        Py_XDECREF(one.callback)
+    c_free(one)
+    if callback is not None:
+        try:
+            callback()
+        except BaseException:
+            PyErr_WriteUnraisable(callback)
+
+
+cdef void run_loans(loan **head):
+    cdef loan *one = <loan *>atomic_swapp(head, NULL)
+    cdef loan *first = NULL
+    cdef loan *following
+    while one != NULL:
+        following = one.following
+        one.following = first
+        first = one
+        one = following
+    while first != NULL:
+        following = first.following
+        give_back(first)
+        first = following
+
+
+cdef int drain_slowly() except -1:
+    if atomic_swap32(&reap_wanted, 0):
+        for address in list(arenas):
+            reap_now(<c_arena *><uintptr_t>address)
+    run_loans(&waiting_at_once)
+    run_loans(&waiting)
+    return 0
+
+
+cdef int drain() except -1:
+    if waiting != NULL or waiting_at_once != NULL or reap_wanted:
+        drain_slowly()
+    return 0
+
+
+cdef void reap_now(c_arena *a) noexcept nogil:
+    arena_ref(a)
+    arena_reap(a)
+    arena_unref(a)
+
+
+cdef mblk *lend_buffer(c_arena *a, object exporter, object free) except NULL:
+    return lend(a, exporter, free, False)
+
+
+cdef mblk *lend(c_arena *a, object exporter, object free, bint at_once) except NULL:
+    cdef loan *one = <loan *>malloc(sizeof(loan))
+    cdef mblk *m
+    if one == NULL:
+        raise MemoryError
+    try:
+        try:
+            PyObject_GetBuffer(exporter, &one.view, PyBUF_WRITABLE)
+        except (BufferError, TypeError):
+            PyObject_GetBuffer(exporter, &one.view, PyBUF_SIMPLE)
+    except BaseException:
+        c_free(one)
+        raise
+    m = mb.esballoc(a, one.view.buf, one.view.len, loan_over, one)
+    if m == NULL:
+        PyBuffer_Release(&one.view)
+        c_free(one)
+        raise MemoryError("no memory for a block on external storage (at most 4 GiB - 1 each)")
+    if one.view.readonly:
+        m.dp.flags |= mb.DB_READONLY
+    one.callback = NULL
+    one.at_once = at_once
+    if free is not None:
+        Py_INCREF(free)
+        one.callback = <PyObject *>free
+    return m
+
+
+# --- regions
+# -------------------------------------------------------------------------------------------------
+cdef class Region:
+    """Contiguous memory of its own, in a memory file where the system has them: to be shared, pinned, and
+    lent.
+
+    ``length`` is in bytes and rounded up to whole pages. ``locked`` and ``huge`` are wishes: without the
+    right or the pages, ordinary memory is given, and the attributes say so. A writable buffer; views on it
+    keep it.
+    """
+
+    cdef region *r
+
+    def __cinit__(self, length: int, *, locked: bool = False, huge: bool = False):
+        cdef int err = 0
+        cdef uint32_t flags = (REGION_LOCKED if locked else 0) | (REGION_HUGE if huge else 0)
+        if length <= 0:
+            raise ValueError("a region has at least one byte")
+        self.r = region_create(length, flags, &err)
+        if self.r == NULL:
+            raise OSError(-err, f"no region of {length} bytes")
+
+    def __dealloc__(self):
+        if self.r != NULL:
+            region_unref(self.r)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        fill(view, self, self.r.base, self.r.length, False, flags, <Py_ssize_t *>&self.r.length)
+
+    def __len__(self) -> int:
+        return self.r.length
+
+    def fileno(self) -> int:
+        """The memory file's descriptor, owned by the region; OSError where it has none."""
+        if self.r.fd < 0:
+            raise OSError("this region is anonymous memory: the system gave no memory file")
+        return self.r.fd
+
+    @property
+    def id(self) -> int:
+        """A number that no other region of this process has or had."""
+        return self.r.id
+
+    @property
+    def address(self) -> int:
+        """Where it begins in this process."""
+        return <uintptr_t>self.r.base
+
+    @property
+    def locked(self) -> bool:
+        """Whether its pages are pinned."""
+        return self.r.flags & REGION_LOCKED != 0
+
+    @property
+    def huge(self) -> bool:
+        """Whether it was given huge pages, or the advice to use them."""
+        return self.r.flags & REGION_HUGE != 0
+
+
+cdef void fill(Py_buffer *view, object owner, void *at, Py_ssize_t n, bint readonly, int flags,
+               Py_ssize_t *shape):
+    view.buf = at
+    view.obj = owner
+    view.len = n
+    view.itemsize = 1
+    view.readonly = readonly
+    view.ndim = 1
+    view.format = BYTES_FORMAT if flags & PyBUF_FORMAT == PyBUF_FORMAT else NULL
+    view.shape = shape if flags & PyBUF_ND == PyBUF_ND else NULL
+    view.strides = &view.itemsize if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+    view.suboffsets = NULL
+    view.internal = NULL
+
+
+# --- arenas
+# --------------------------------------------------------------------------------------------------
+class PoolStats(NamedTuple):
+    """Equal buffers of one size: bytes of each, how many there are, how many are free, and how it was
+    used."""
+
+    size: int
+    total: int
+    free: int
+    takes: int
+    misses: int
+    regions: int
+
+
+cdef class Arena:
+    """The memory of one owner: pools of buffers by size, and a budget in bytes (0: none) for what is handed
+    out.
+
+    Blocks keep their arena's memory: it may be dropped before them.
+    """
+
+    cdef c_arena *a
+    cdef ledger book
+
+    def __cinit__(self, budget: int = 0):
+        if budget < 0:
+            raise ValueError("the budget is a number of bytes; 0 means no bound")
+        memset(&self.book, 0, sizeof(ledger))
+        self.a = arena_create(budget, &self.book)
+        if self.a == NULL:
+            raise MemoryError
+        self.a.on_reap = wants_reap
+        arenas.add(<uintptr_t>self.a)
+
+    def __dealloc__(self):
+        if self.a != NULL:
+            arenas.discard(<uintptr_t>self.a)
+            self.a.on_reap = NULL
+            arena_reap(self.a)
+            arena_release(self.a)
+
+    @property
+    def budget(self) -> int:
+        """Bytes of storage that may be out at once; 0: no bound."""
+        return self.a.budget
+
+    @budget.setter
+    def budget(self, value: int) -> None:
+        if value < 0:
+            raise ValueError("the budget is a number of bytes; 0 means no bound")
+        self.a.budget = value
+
+    @property
+    def held(self) -> int:
+        """Bytes of storage that are out, each block counted with its whole buffer."""
+        return self.a.held
+
+    @property
+    def reserved(self) -> int:
+        """Bytes obtained from the system for buffers."""
+        return self.a.reserved
+
+    @property
+    def failures(self) -> int:
+        """Allocations refused, at the budget or without memory."""
+        return self.a.failures
+
+    @property
+    def live(self) -> int:
+        """Blocks and storage that are out or wait for their free function: 0 when nothing leaks."""
+        return arena_live(self.a)
+
+    def pools(self) -> list[PoolStats]:
+        """The pools, smallest buffers first."""
+        cdef pool *p
+        cdef int i
+        result = []
+        for i in range(ARENA_CLASSES):
+            p = self.a.classes[i]
+            result.append(PoolStats(p.size, p.total, p.free, p.takes, p.misses, p.nregions))
+        return result
+
+    def ledger(self) -> dict[str, tuple[int, int]]:
+        """Payload bytes that were copied or summed so far: reason -> (bytes, calls), where there were any."""
+        cdef int i
+        return {ledger_name(i).decode(): (self.book.nbytes[i], self.book.ncalls[i])
+                for i in range(LR_COUNT) if self.book.ncalls[i]}
+
+    def reap(self) -> int:
+        """Give back external storage whose last reference is gone, now. Returns how many blocks' worth."""
+        cdef int n = arena_reap(self.a)
+        drain_slowly()
+        return n
+
+
+cdef Arena common = Arena()
+
+
+def default_arena() -> Arena:
+    """The arena that the functions of this module use when none is given."""
+    return common
+
+
+cdef inline Arena chosen(object a):
+    return common if a is None else <Arena?>a
+
+
+# --- blocks
+# --------------------------------------------------------------------------------------------------
+@cython.no_gc_clear
+@cython.trashcan(True)
+@cython.freelist(64)
+cdef class Mblk:
+    """A message block: the window [rptr, wptr) on storage that other blocks may share (STREAMS' mblk).
+
+    Made by ``allocb``, ``esballoc``, ``msgcopyin`` and by sockets that lend what they received. A buffer: its
+    bytes are the window, writable while nobody else holds the storage. Views keep the storage, also after
+    ``freeb``; each counts as a reference in ``db_ref``. Iterating gives the blocks of the message.
+    Threads: one message is used by one thread at a time; blocks that share storage may be used by many.
+    """
+
+    def __init__(self):
+        raise TypeError("blocks are made by allocb, esballoc and msgcopyin")
+
+    def __dealloc__(self):
+        cdef mblk *m = self.m
+        if m != NULL:
+            self.m = NULL
+            release_block(m)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        cdef mblk *m = alive(self)
+        cdef bint readonly = not exclusive(self)
+        if readonly and flags & PyBUF_WRITABLE:
+            raise BufferError("the block's storage is shared or read-only: copyb gives a writable block")
+        if not readonly:
+            m.dp.stride = 0         # who holds a writable view may make the cached sums wrong
+        self.shape[0] = mblk_len(m)
+        fill(view, self, m.rptr, mblk_len(m), readonly, flags, NULL)
+        # The window may move while views exist: each view has its own shape.
+        view.shape = &view.len if flags & PyBUF_ND == PyBUF_ND else NULL
+        view.internal = m.dp
+        mb.dblk_ref(m.dp)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        cdef dblk *d = <dblk *>view.internal
+        cdef c_arena *a = d.owner
+        if self.m != NULL and self.m.dp == d:
+            self.exports -= 1
+        arena_ref(a)
+        mb.dblk_unref(d)
+        arena_reap(a)
+        arena_unref(a)
+        run_loans(&waiting_at_once)
+
+    def __len__(self) -> int:
+        return mblk_len(alive(self))
+
+    def __iter__(self):
+        cdef Mblk b = self
+        while b is not None:
+            alive(b)
+            yield b
+            b = b.follower
+
+    def __repr__(self) -> str:
+        if self.m == NULL:
+            return "<Mblk, freed>"
+        return (f"<Mblk [{self.rptr}, {self.wptr}) of {self.size} bytes, {self.db_ref} reference(s)"
+                f"{', and more blocks' if self.follower is not None else ''}>")
+
+    @property
+    def freed(self) -> bool:
+        """Whether the block was freed; then every other use raises ValueError."""
+        return self.m == NULL
+
+    @property
+    def rptr(self) -> int:
+        """Where the data begins, in bytes from the beginning of the storage."""
+        return alive(self).rptr - self.m.dp.base
+
+    @rptr.setter
+    def rptr(self, value: int) -> None:
+        if not 0 <= value <= self.wptr:
+            raise ValueError(f"rptr lies between 0 and wptr ({self.wptr})")
+        self.m.rptr = self.m.dp.base + <size_t>value
+
+    @property
+    def wptr(self) -> int:
+        """Where the data ends, in bytes from the beginning of the storage."""
+        return alive(self).wptr - self.m.dp.base
+
+    @wptr.setter
+    def wptr(self, value: int) -> None:
+        if not self.rptr <= value <= self.size:
+            raise ValueError(f"wptr lies between rptr ({self.rptr}) and the storage's size ({self.size})")
+        self.m.wptr = self.m.dp.base + <size_t>value
+
+    @property
+    def size(self) -> int:
+        """Bytes of the storage (db_lim - db_base)."""
+        return alive(self).dp.lim - self.m.dp.base
+
+    @property
+    def headroom(self) -> int:
+        """Bytes of the storage in front of the data."""
+        return self.rptr
+
+    @property
+    def tailroom(self) -> int:
+        """Bytes of the storage behind the data."""
+        return alive(self).dp.lim - self.m.wptr
+
+    @property
+    def truesize(self) -> int:
+        """Bytes of memory that are held for this block: what queues charge."""
+        return alive(self).dp.truesize
+
+    @property
+    def cont(self) -> Mblk | None:
+        """The next block of the message."""
+        alive(self)
+        return self.follower
+
+    @property
+    def db_ref(self) -> int:
+        """How many blocks and views hold the storage."""
+        return atomic_load32(&alive(self).dp.refs)
+
+    @property
+    def ref_limit(self) -> int:
+        """References beyond which dupb refuses; 0: no limit. STREAMS has 255."""
+        return alive(self).dp.ref_limit
+
+    @ref_limit.setter
+    def ref_limit(self, value: int) -> None:
+        if not 0 <= value <= 65535:
+            raise ValueError("a reference limit lies between 0 (none) and 65535")
+        alive(self).dp.ref_limit = value
+
+    @property
+    def db_type(self) -> int:
+        """M_DATA or M_PROTO; other numbers up to 255 are the user's."""
+        return alive(self).dp.type
+
+    @db_type.setter
+    def db_type(self, value: int) -> None:
+        if not 0 <= value <= 255:
+            raise ValueError("a block's type lies between 0 and 255")
+        alive(self).dp.type = value
+
+    @property
+    def writable(self) -> bool:
+        """Whether views are writable: nobody else holds the storage, and it is not read-only."""
+        alive(self)
+        return exclusive(self)
+
+    @property
+    def external(self) -> bool:
+        """Whether the storage is somebody else's (esballoc)."""
+        return alive(self).dp.flags & DB_EXTERNAL != 0
+
+    @property
+    def address(self) -> int:
+        """Address of the first data byte in this process."""
+        return <uintptr_t>alive(self).rptr
+
+    @property
+    def region_id(self) -> int | None:
+        """The region that the storage lies in; None for external storage."""
+        cdef dblk *d = alive(self).dp
+        cdef region *r = NULL
+        if d.home != NULL:
+            r = pool_region_of(d.home, d.base)
+        elif not d.flags & DB_EXTERNAL:
+            r = <region *>d.arg
+        return None if r == NULL else r.id
+
+
+cdef bint exclusive(Mblk b) noexcept:
+    return not b.lent and b.m.dp.refs == 1 + b.exports and not b.m.dp.flags & mb.DB_READONLY
+
+
+cdef mblk *alive(Mblk b) except NULL:
+    if b is None:
+        raise TypeError("a block is needed, not None")
+    if b.m == NULL:
+        raise ValueError("this block was freed")
+    return b.m
+
+
+cdef mblk *head_of_message(Mblk b) except NULL:
+    alive(b)
+    if b.linked:
+        raise ValueError("the block is inside a message: use its first block, or rmvb this one first")
+    return b.m
+
+
+cdef void release_block(mblk *m):
+    """Free one block, and give back what that sets free."""
+    cdef c_arena *a = m.dp.owner
+    arena_ref(a)
+    mb.freeb(m)
+    arena_reap(a)
+    arena_unref(a)
+    run_loans(&waiting_at_once)
+
+
+cdef Mblk handle(mblk *m):
+    cdef Mblk b = Mblk.__new__(Mblk)
+    b.m = m
+    return b
+
+
+cdef Mblk sync(mblk *m, dict known):
+    """Handles for the chain m: those in ``known`` (address -> handle) again where they exist. The first one.
+
+    The handles in ``known`` that were met are taken out; the others' blocks are elsewhere or freed.
+    """
+    cdef Mblk first = None
+    cdef Mblk before = None
+    cdef Mblk b
+    while m != NULL:
+        b = known.pop(<uintptr_t>m, None)
+        if b is None:
+            b = handle(m)
+        b.follower = None
+        b.linked = before is not None
+        if before is None:
+            first = b
+        else:
+            before.follower = b
+        before = b
+        m = m.cont
+    return first
+
+
+cdef dict handles(Mblk b):
+    cdef dict known = {}
+    while b is not None:
+        known[<uintptr_t>alive(b)] = b
+        b = b.follower
+    return known
+
+
+cdef void forget(dict known):
+    """The C side has freed the blocks of these handles."""
+    cdef Mblk b
+    for b in known.values():
+        b.m = NULL
+        b.follower = None
+        b.linked = False
+        b.exports = 0
+
+
+cdef Mblk new_message(mblk *m, str what):
+    if m == NULL:
+        raise MemoryError(f"no memory for {what}: the arena's budget is used up, or the system's memory")
+    return sync(m, {})
+
+
+cdef Mblk wrap_mblk(mblk *taken, c_arena *a):
+    cdef Mblk first = None
+    cdef Mblk b
+    try:
+        first = sync(taken, {})
+    finally:
+        if first is None:
+            mb.freemsg(taken)
+    b = first
+    while b is not None:
+        b.lent = True
+        b = b.follower
+    return first
+
+
+# --- the STREAMS functions
+# -----------------------------------------------------------------------------------
+def allocb(size: int, arena: Arena | None = None) -> Mblk:
+    """An empty block with room for at least ``size`` bytes: rptr == wptr == 0. MemoryError at the budget."""
+    drain()
+    if size < 0:
+        raise ValueError("a size is at least 0")
+    return new_message(mb.allocb(chosen(arena).a, size), f"a block of {size} bytes")
+
+
+def alloc_header(arena: Arena | None = None) -> Mblk:
+    """An empty block with headroom for the headers of all layers."""
+    drain()
+    return new_message(mb.alloc_header(chosen(arena).a), "a header block")
+
+
+def esballoc(buffer: object, free: object = None, arena: Arena | None = None) -> Mblk:
+    """An empty block on the memory of ``buffer`` (any contiguous exporter), which is held as long as needed.
+
+    ``free()`` is called once after the last reference is gone: in the next call into the library by any
+    thread, or by the interpreter soon after; never with a lock held. What it raises goes to
+    sys.unraisablehook.
+    """
+    drain()
+    return handle(lend(chosen(arena).a, buffer, free, False))
+
+
+def desballoc(buffer: object, free: object = None, arena: Arena | None = None) -> Mblk:
+    """As esballoc, but ``free()`` runs inside the call that drops the last reference, in that thread.
+
+    Where a thread without Python drops it (a poller), it runs as with esballoc.
+    """
+    drain()
+    return handle(lend(chosen(arena).a, buffer, free, True))
+
+
+def freeb(b: Mblk) -> None:
+    """Free one block; what followed it in its message stays. A second time raises ValueError."""
+    cdef mblk *m
+    drain()
+    m = head_of_message(b)
+    if b.follower is not None:
+        b.follower.linked = False
+        b.follower = None
+    b.m = NULL
+    b.exports = 0
+    release_block(m)
+
+
+def freemsg(b: Mblk) -> None:
+    """Free all blocks of a message."""
+    cdef Mblk following
+    head_of_message(b)
+    while b is not None:
+        following = b.follower
+        freeb(b)
+        b = following
+
+
+def dupb(b: Mblk) -> Mblk:
+    """Another block on the same storage. BufferError at the storage's reference limit: use copyb then."""
+    cdef mblk *m
+    cdef mblk *twin
+    cdef Mblk result
+    drain()
+    m = alive(b)
+    twin = mb.dupb(m.home, m)
+    if twin == NULL and m.dp.ref_limit and m.dp.refs >= m.dp.ref_limit:
+        raise BufferError(f"the storage has its {m.dp.ref_limit} references: use copyb")
+    result = new_message(twin, "a block")
+    result.lent = b.lent
+    return result
+
+
+def dupmsg(b: Mblk) -> Mblk:
+    """dupb of every block of the message."""
+    cdef Mblk first = dupb(b)
+    cdef Mblk last = first
+    while b.follower is not None:
+        b = b.follower
+        attach(last, dupb(b))
+        last = last.follower
+    return first
+
+
+def copyb(b: Mblk) -> Mblk:
+    """A block of its own with the same bytes at the same offset, of the same type."""
+    drain()
+    return new_message(mb.copyb(alive(b).home, b.m), "a copy")
+
+
+def copymsg(b: Mblk) -> Mblk:
+    """copyb of every block of the message."""
+    drain()
+    return new_message(mb.copymsg(alive(b).home, b.m), "a copy")
+
+
+cdef void attach(Mblk last, Mblk tail):
+    last.m.cont = tail.m
+    last.follower = tail
+    tail.linked = True
+
+
+def linkb(b: Mblk, tail: Mblk) -> None:
+    """Append the message ``tail`` to the message ``b``."""
+    cdef Mblk last = b
+    drain()
+    alive(b)
+    head_of_message(tail)
+    while last.follower is not None:
+        last = last.follower
+    if last is tail or <uintptr_t>last.m in handles(tail):
+        raise ValueError("a message cannot follow itself")
+    attach(last, tail)
+
+
+def unlinkb(b: Mblk) -> Mblk | None:
+    """Take the block off what follows it; returns that, or None."""
+    cdef Mblk rest
+    drain()
+    mb.unlinkb(alive(b))
+    rest = b.follower
+    b.follower = None
+    if rest is not None:
+        rest.linked = False
+    return rest
+
+
+def rmvb(b: Mblk, block: Mblk) -> Mblk | None:
+    """Take ``block`` out of the message ``b``; returns the message that is left, or None. ValueError: not in
+    it."""
+    cdef dict known
+    drain()
+    alive(block)
+    head_of_message(b)
+    known = handles(b)
+    if <uintptr_t>block.m not in known:
+        raise ValueError("the block is not in this message")
+    rest = mb.rmvb(b.m, block.m)
+    sync(block.m, {<uintptr_t>block.m: known.pop(<uintptr_t>block.m)})
+    return sync(rest, known)
+
+
+def pullupmsg(b: Mblk, n: int = -1) -> bool:
+    """Make the first n bytes (-1: all) of the message contiguous in its first block.
+
+    False, and nothing changed, if the leading blocks of its type have fewer bytes. What is contiguous
+    already stays where it is; other holders of the storage see no change.
+    """
+    cdef dict known
+    cdef dblk *before
+    cdef bint done
+    drain()
+    alive(b)
+    known = handles(b)
+    before = b.m.dp
+    held = owners(known)
+    # Storage with views counts as shared, so that they do not see their bytes move.
+    done = mb.pullupmsg(b.m.home, b.m, n)
+    if b.m.dp != before:
+        b.exports = 0
+        b.lent = False
+    after_frees(b, known, held)
+    return done
+
+
+cdef list owners(dict known):
+    """Hold the arenas whose storage a call may set free."""
+    cdef Mblk b
+    cdef set found = set()
+    for b in known.values():
+        found.add(<uintptr_t>b.m.dp.owner)
+    for address in found:
+        arena_ref(<c_arena *><uintptr_t>address)
+    return list(found)
+
+
+cdef void unhold(list addresses):
+    cdef c_arena *a
+    for address in addresses:
+        a = <c_arena *><uintptr_t>address
+        arena_reap(a)
+        arena_unref(a)
+    run_loans(&waiting_at_once)
+
+
+cdef void after_frees(Mblk b, dict known, list held):
+    """The C side may have freed blocks behind b, but not b."""
+    cdef bint linked = b.linked
+    sync(b.m, known)
+    b.linked = linked
+    forget(known)
+    unhold(held)
+
+
+def msgpullup(b: Mblk, n: int = -1) -> Mblk:
+    """A new message with the first n bytes (-1: all) contiguous, and windows on the rest. The original stays.
+
+    ValueError if the leading blocks of its type have fewer bytes.
+    """
+    cdef mblk *m
+    drain()
+    m = mb.msgpullup(alive(b).home, b.m, n)
+    if m == NULL and not has_leading(b, n):
+        raise ValueError(f"the message does not begin with {n} bytes of one type")
+    return new_message(m, "a message")
+
+
+cdef bint has_leading(Mblk b, Py_ssize_t n):
+    cdef Py_ssize_t have = 0
+    cdef uint8_t kind = b.m.dp.type
+    while b is not None and b.m.dp.type == kind:
+        have += mblk_len(b.m)
+        b = b.follower
+    return have >= n
+
+
+def adjmsg(b: Mblk, n: int) -> bool:
+    """Trim n bytes from the head (n > 0) or -n from the tail of the message's leading run of one type.
+
+    False, and nothing changed, if the run is shorter. Blocks behind the first that become empty are freed.
+    """
+    cdef dict known
+    cdef bint done
+    drain()
+    alive(b)
+    known = handles(b)
+    held = owners(known)
+    done = mb.adjmsg(b.m, n)
+    after_frees(b, known, held)
+    return done
+
+
+def msgdsize(b: Mblk) -> int:
+    """Bytes in the message's blocks of type M_DATA."""
+    return mb.msgdsize(alive(b))
+
+
+def msgbytes(b: Mblk) -> int:
+    """Bytes in all blocks of the message."""
+    return mb.msgbytes(alive(b))
+
+
+# --- beyond STREAMS
+# ------------------------------------------------------------------------------------------
+def splitmsg(b: Mblk, n: int) -> Mblk | None:
+    """Cut the message behind n bytes; returns the rest, None if there is none. No copy."""
+    cdef dict known
+    cdef mblk *rest
+    drain()
+    if n < 0:
+        raise ValueError("a message is cut behind 0 bytes or more")
+    alive(b)
+    if n >= <Py_ssize_t>mb.msgbytes(b.m) and n > 0:
+        return None
+    known = handles(b)
+    rest = mb.splitmsg(b.m.home, b.m, n)
+    cdef bint linked = b.linked
+    sync(b.m, known)
+    b.linked = linked
+    return sync(rest, known)
+
+
+def dup_range(b: Mblk, offset: int, n: int) -> Mblk:
+    """A new message of windows on bytes [offset, offset + n). No copy. ValueError if it has fewer."""
+    drain()
+    alive(b)
+    if offset < 0 or n < 0 or offset + n > <Py_ssize_t>mb.msgbytes(b.m):
+        raise ValueError(f"bytes [{offset}, {offset + n}) are not all in the message")
+    return new_message(mb.dup_range(b.m.home, b.m, offset, n), "windows")
+
+
+def msgconsume(b: Mblk, n: int) -> Mblk | None:
+    """Drop n bytes from the front, freeing the blocks that become empty; returns the new first block."""
+    cdef dict known
+    cdef mblk *m
+    cdef Mblk first
+    drain()
+    if n < 0:
+        raise ValueError("0 bytes or more are consumed")
+    head_of_message(b)
+    known = handles(b)
+    held = owners(known)
+    m = mb.msgconsume(b.m, n)
+    first = sync(m, known)
+    forget(known)
+    unhold(held)
+    return first
+
+
+def msgappend(b: Mblk, data: object) -> int:
+    """Copy bytes behind the message's last block as far as it has room and is writable; returns how many."""
+    cdef Py_buffer view
+    cdef Mblk last = b
+    drain()
+    alive(b)
+    while last.follower is not None:
+        last = last.follower
+    if last.lent:
+        return 0
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        return mb.msgappend(b.m.home.book, LR_APPEND, b.m, view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+
+def msgcopyin(data: object, stride: int = 0, arena: Arena | None = None) -> Mblk:
+    """A message with a copy of ``data``, 64 KB to a block. With a stride, it is summed on the way: one
+    partial sum per ``stride`` bytes is kept, and ``msgsum`` uses them."""
+    cdef Py_buffer view
+    cdef mblk *m
+    cdef Arena a = chosen(arena)
+    drain()
+    if not 0 <= stride <= 0xFFFF:
+        raise ValueError("a stride is 0 (no sums) or a number of bytes up to 65535")
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        m = mb.msgcopyin_csum(a.a, &a.book, LR_TX_COPY, view.buf, view.len, stride)
+    finally:
+        PyBuffer_Release(&view)
+    return new_message(m, "a copy")
+
+
+def msgcopyout(b: Mblk, offset: int = 0, n: int | None = None) -> bytes:
+    """A copy of bytes [offset, offset + n) of the message, as many as there are."""
+    cdef size_t have, want
+    drain()
+    have = mb.msgbytes(alive(b))
+    if offset < 0 or (n is not None and n < 0):
+        raise ValueError("offset and n are at least 0")
+    want = 0 if offset >= <Py_ssize_t>have else have - <size_t>offset
+    if n is not None and <size_t>n < want:
+        want = n
+    result = PyBytes_FromStringAndSize(NULL, want)
+    mb.msgcopyout(b.m.home.book, LR_RX_COPY, b.m, offset, PyBytes_AsString(result), want)
+    return result
+
+
+def msgsum(b: Mblk, offset: int = 0, n: int | None = None) -> int:
+    """The sum (as checksum_partial gives it) of bytes [offset, offset + n) of the message, from partial sums
+    where it has them."""
+    cdef size_t have
+    drain()
+    have = mb.msgbytes(alive(b))
+    if n is None:
+        n = max(<Py_ssize_t>have - offset, 0)
+    if offset < 0 or n < 0 or offset + n > <Py_ssize_t>have:
+        raise ValueError(f"bytes [{offset}, {offset + n}) are not all in the message")
+    return htons(ck.csum_fold(mb.msgcsum(b.m.home.book, LR_CSUM_TX, b.m, offset, n)))
+
+
+# --- checksums
+# -----------------------------------------------------------------------------------------------
+def checksum_partial(data: object) -> int:
+    """Ones' complement sum of the data's 16-bit big-endian words (RFC 1071), folded to 16 bits, not
+    complemented."""
+    cdef Py_buffer view
+    cdef uint32_t sum
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    with nogil:
+        sum = ck.csum_partial(view.buf, view.len)
+    PyBuffer_Release(&view)
+    return htons(ck.csum_fold(sum))
+
+
+def checksum(data: object, initial: int = 0) -> int:
+    """The Internet checksum of the data (RFC 1071): what goes into a header, as a 16-bit number.
+
+    ``initial`` is a partial sum to begin with, such as that of a pseudo-header.
+    """
+    return checksum_add(initial, checksum_partial(data)) ^ 0xFFFF
+
+
+def checksum_add(a: int, b: int, offset: int = 0) -> int:
+    """The sum of two pieces of data from their sums, where the second begins ``offset`` bytes behind the
+    first's beginning (an odd offset swaps its bytes)."""
+    if not (0 <= a <= 0xFFFF and 0 <= b <= 0xFFFF and offset >= 0):
+        raise ValueError("sums lie between 0 and 65535, an offset is at least 0")
+    return ck.csum_fold(ck.csum_block_add(a, b, offset & 1))
+
+
+def copy_checksum(dst: object, src: object) -> int:
+    """Copy ``src`` to the beginning of ``dst`` (writable, at least as long, no overlap) and return the sum
+    of it, as checksum_partial gives it, in one pass over the memory."""
+    cdef Py_buffer source, target
+    cdef uint32_t sum
+    cdef bint apart
+    PyObject_GetBuffer(src, &source, PyBUF_SIMPLE)
+    try:
+        PyObject_GetBuffer(dst, &target, PyBUF_WRITABLE)
+        try:
+            if target.len < source.len:
+                raise ValueError(f"the target has room for {target.len} of {source.len} bytes")
+            apart = (<char *>source.buf + source.len <= <char *>target.buf
+                     or <char *>target.buf + source.len <= <char *>source.buf)
+            if not apart:
+                raise ValueError("source and target overlap")
+            with nogil:
+                sum = ck.copy_csum(target.buf, source.buf, source.len)
+        finally:
+            PyBuffer_Release(&target)
+    finally:
+        PyBuffer_Release(&source)
+    return htons(ck.csum_fold(sum))
+
+
+def checksum_update16(check: int, old: int, new: int) -> int:
+    """A header checksum after one 16-bit word of the data changed from old to new (RFC 1624, equation 3)."""
+    return ck.csum_update16(check, old, new)
+
+
+def checksum_update32(check: int, old: int, new: int) -> int:
+    """As checksum_update16, for two adjacent words at an even offset."""
+    return ck.csum_update32(check, old, new)
+
+
+def checksum_kernel() -> str:
+    """Which implementation this CPU was found to run best: "avx512", "avx2" or "scalar"."""
+    return ck.csum_kernel().decode()
