@@ -63,8 +63,11 @@ cdef struct tcp:
     flow_table conns            # by four-tuple
     flow_table listeners        # by local address and port
     uint64_t secret[2]          # of RFC 6528 and RFC 6056
-    tcb *dirty                  # connections with output to make in the next tcp_egress
+    tcb *dirty                  # connections with output to make in the next tcp_egress, oldest first
+    tcb *dirty_last
     tcb *all                    # every control block
+    tcb *ports[256]             # every control block with a local port, by its low byte
+    tcb *grave                  # to be freed in the next tcp_egress
     uint32_t count
     uint32_t timewait           # how many of them are in TIME-WAIT, and the bound
     uint32_t timewait_max
@@ -73,9 +76,12 @@ cdef struct tcp:
     uint32_t sndbuf             # defaults, bytes
     uint32_t rcvbuf
     uint32_t syn_max            # bound of a listener's SYN queue
-    ns_t limit_epoch            # global limits of challenge ACKs and resets
+    ns_t limit_epoch            # global limits of challenge ACKs and, below, of resets: per second
+    ns_t reset_epoch
     uint32_t limit_challenge
     uint32_t limit_reset
+    uint32_t isn_floor          # the next connection to a listener starts above this (RFC 6191)
+    bint isn_floor_set
 
 # What TCP_INFO tells, in our own words; ns and bytes.
 cdef struct tcp_info:

@@ -1,0 +1,146 @@
+"""The fifth step of input: see acknowledge.pxd."""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+from ustack._core.base.codes cimport EV_OUT
+from ustack._core.base.counters cimport C_TCP_ACK_FUTURE, C_TCP_ACK_OLD, C_TCP_FLAGS, count
+from ustack._core.base.seq cimport seq_diff, seq_geq, seq_gt, seq_leq, seq_lt, seq_t
+from ustack._core.base.types cimport NS_SEC, ns_t
+from ustack._core.inet.inet cimport path_confirm
+from ustack._core.tcp.arrival cimport arrival
+from ustack._core.tcp.block cimport (
+    RTX_DATA, RTX_NONE, RTX_PERSIST, TF_NOSPACE, TF_PATH, TF_SACK, TF_SHUT_WR, TF_TS, fin_sent, flight, has, mark,
+    snd_limit, tcb, tcb_post,
+)
+from ustack._core.tcp.close cimport fin_acknowledged
+from ustack._core.tcp.input cimport challenge
+from ustack._core.tcp.listen cimport handshake_done
+from ustack._core.tcp.queue cimport snd_queued, sq_release
+from ustack._core.tcp.recovery cimport recovery_ack, recovery_sack
+from ustack._core.tcp.rtt cimport TS_TICK_NS, rtt_sample, ts_now
+from ustack._core.tcp.segment cimport seg_reset_reply
+from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED, TCPS_TIME_WAIT
+from ustack._core.tcp.timers cimport rtx_arm
+from ustack._core.wire.tcp cimport TH_ACK, TH_FIN, TH_SYN
+
+
+cdef bint check_ack(tcb *c, arrival *s) noexcept nogil:
+    if not s.h.flags & TH_ACK:
+        count(&s.t.ctx.n, C_TCP_FLAGS)
+        return False
+    if c.state == TCPS_SYN_RECEIVED and not completes_handshake(c, s):
+        return False
+    if not acceptable(c, s):
+        return False
+    c.last_rcv = s.t.ctx.now
+    process(c, s)
+    # Our FIN may have been acknowledged: the block may be in another state now, or gone.
+    return not (has(c, TF_SHUT_WR) and c.snd_una == c.snd_end + 1) or fin_acknowledged(c)
+
+
+cdef bint completes_handshake(tcb *c, arrival *s) noexcept nogil:
+    """SYN-RECEIVED: the ACK of our SYN and nothing else."""
+    if seq_leq(s.h.ack, c.snd_una) or seq_gt(s.h.ack, c.snd_nxt):
+        seg_reset_reply(s.t, s.ip, &s.h, s.n)
+        return False
+    return handshake_done(c, s)
+
+
+cdef bint acceptable(tcb *c, arrival *s) noexcept nogil:
+    """SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT, or a challenge (RFC 5961 5.2)."""
+    if seq_gt(s.h.ack, c.snd_nxt):
+        count(&s.t.ctx.n, C_TCP_ACK_FUTURE)
+        challenge(c)
+        return False
+    if seq_lt(s.h.ack, c.snd_una - c.snd_wnd_max):
+        count(&s.t.ctx.n, C_TCP_ACK_OLD)
+        challenge(c)
+        return False
+    return True
+
+
+cdef void process(tcb *c, arrival *s) noexcept nogil:
+    """Round trip time, SACK, window, progress, recovery: in the order in which they need each other."""
+    cdef uint32_t acked = s.h.ack - c.snd_una if seq_gt(s.h.ack, c.snd_una) else 0
+    cdef uint32_t fresh = 0
+    cdef bint window_changed, duplicate
+    if has(c, TF_SACK) and s.o.nsack:
+        fresh = recovery_sack(c, &s.o, s.h.ack if acked else c.snd_una)
+    window_changed = take_window(c, s)
+    duplicate = not acked and is_duplicate(c, s, fresh, window_changed)
+    if acked:
+        measure(c, s)
+        advance(c, s.h.ack, acked)
+    if acked or duplicate or fresh:
+        recovery_ack(c, acked, duplicate)
+    if acked:
+        restart_timer(c)
+        tell_writer(c)
+    elif c.rtx_kind == RTX_PERSIST:
+        c.probes = 0                    # the peer lives; the window is its own business (RFC 9293 3.8.6.1)
+    if c.snd_nxt != snd_limit(c):
+        mark(c)
+
+
+cdef bint is_duplicate(const tcb *c, const arrival *s, uint32_t fresh, bint window_changed) noexcept nogil:
+    """RFC 5681 2; with SACK an ACK that brings a new block counts, and no other (RFC 6675 2)."""
+    if has(c, TF_SACK) and (c.sb.n or fresh):
+        return fresh > 0
+    return (s.h.ack == c.snd_una and flight(c) > 0 and s.n == 0 and not s.h.flags & (TH_SYN | TH_FIN)
+            and not window_changed)
+
+
+cdef bint take_window(tcb *c, arrival *s) noexcept nogil:
+    """SND.WND from the newest segment (RFC 9293 3.10.7.4); whether it changed."""
+    cdef uint32_t window = <uint32_t>s.h.window << c.snd_wscale
+    cdef bint changed
+    if seq_lt(s.h.ack, c.snd_una):
+        return False
+    if not (seq_lt(c.snd_wl1, s.h.seq) or (c.snd_wl1 == s.h.seq and seq_leq(c.snd_wl2, s.h.ack))):
+        return False
+    c.snd_wl1 = s.h.seq
+    c.snd_wl2 = s.h.ack
+    changed = window != c.snd_wnd
+    if changed:
+        c.snd_wnd = window
+        if window > c.snd_wnd_max:
+            c.snd_wnd_max = window
+        if window and c.rtx_kind == RTX_PERSIST:
+            c.backoff = 0
+            rtx_arm(c, RTX_NONE)
+    return changed
+
+
+cdef void measure(tcb *c, const arrival *s) noexcept nogil:
+    """RFC 6298 3 by the one segment that is timed, to the ns; else, and while segments are sent again, by the echo
+    of our timestamp (RFC 7323 4.1), to the ms."""
+    cdef int32_t ticks
+    if c.rtt_start and seq_geq(s.h.ack, c.rtt_seq):
+        rtt_sample(c, s.t.ctx.now - c.rtt_start)
+        c.rtt_start = 0
+    elif has(c, TF_TS) and s.o.has_ts and s.o.tsecr and c.rtt_start == 0:
+        ticks = <int32_t>(ts_now(c) - s.o.tsecr)
+        if 0 <= ticks < 10 * 60 * 1000:
+            rtt_sample(c, <ns_t>ticks * TS_TICK_NS)
+
+
+cdef void advance(tcb *c, seq_t ack, uint32_t acked) noexcept nogil:
+    c.snd_una = ack
+    c.bytes_acked += acked
+    c.progress = c.home.ctx.now
+    sq_release(c, c.snd_end if seq_gt(ack, c.snd_end) else ack)
+    if has(c, TF_PATH) and c.way.nbr != NULL:
+        path_confirm(c.home.net, &c.way)
+
+
+cdef void restart_timer(tcb *c) noexcept nogil:
+    """RFC 6298 5.2 and 5.3, and no back-off: the peer answers."""
+    c.backoff = 0
+    c.probes = 0
+    rtx_arm(c, RTX_DATA if flight(c) else RTX_NONE)
+
+
+cdef void tell_writer(tcb *c) noexcept nogil:
+    if has(c, TF_NOSPACE) and snd_queued(c) <= c.sndbuf - c.sndbuf // 3:
+        c.flags &= ~TF_NOSPACE
+        tcb_post(c, EV_OUT)

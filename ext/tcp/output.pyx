@@ -1,0 +1,204 @@
+"""What is to be sent now: see output.pxd."""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from ustack._core.base.counters cimport C_TCP_RETRANS, C_TCP_RETRANS_BYTES, count, count_n
+from ustack._core.base.seq cimport seq_gt, seq_max, seq_min, seq_t
+from ustack._core.base.types cimport ns_t
+from ustack._core.mem.mblk cimport mblk
+from ustack._core.tcp.ack cimport ack_interactive
+from ustack._core.tcp.block cimport (
+    CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, TF_ACK_DELAYED, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED,
+    TF_FORCE_RTX, TF_MORE, TF_NODELAY, TF_PUSH, TF_SHUT_WR, fin_sent, flight, has, interval, snd_limit, tcb, unsent,
+)
+from ustack._core.tcp.newreno cimport initial_window
+from ustack._core.tcp.queue cimport sq_window
+from ustack._core.tcp.recovery cimport pipe
+from ustack._core.tcp.sack cimport sack_hole
+from ustack._core.tcp.segment cimport seg_ack, seg_room, seg_send
+from ustack._core.tcp.tcp cimport (
+    TCPS_CLOSE_WAIT, TCPS_CLOSED, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_LAST_ACK, TCPS_LISTEN,
+    TCPS_SYN_SENT,
+)
+from ustack._core.tcp.timers cimport rtx_arm
+from ustack._core.tcp.window cimport snd_window_left
+from ustack._core.wire.tcp cimport TH_FIN, TH_PSH
+
+
+# --- questions ----------------------------------------------------------------------------------------------------
+cdef bint may_carry_data(const tcb *c) noexcept nogil:
+    return c.state in (TCPS_ESTABLISHED, TCPS_CLOSE_WAIT, TCPS_FIN_WAIT_1, TCPS_CLOSING, TCPS_LAST_ACK)
+
+
+cdef bint partial_may_go(const tcb *c) noexcept nogil:
+    """Whether the last, partial segment of what is queued may leave: Nagle as Minshall has it (at most one partial
+    segment unacknowledged), CORK, MSG_MORE. A FIN takes it along (RFC 9293 3.7.4)."""
+    if c.flags & (TF_SHUT_WR | TF_PUSH):
+        return True
+    if c.flags & (TF_CORK | TF_MORE):
+        return False
+    return has(c, TF_NODELAY) or flight(c) == 0 or not seq_gt(c.snd_sml, c.snd_una)
+
+
+cdef uint32_t window_worth_filling(const tcb *c, uint32_t n) noexcept nogil:
+    """Less than a segment fits the peer's window: send it only if the window never was much larger, or the
+    override timer says so (RFC 9293 3.8.6.2.1)."""
+    return n if n and (n >= c.snd_wnd_max >> 1 or has(c, TF_PUSH)) else 0
+
+
+cdef uint32_t new_data_to_send(tcb *c) noexcept nogil:
+    """How many bytes the next packet of new data has; 0: none now."""
+    cdef uint32_t queued = unsent(c)
+    cdef uint32_t window = snd_window_left(c)
+    cdef uint32_t used = pipe(c)
+    cdef uint32_t room = c.cwnd - used if c.cwnd > used else 0
+    cdef uint32_t n = queued if queued < window else window
+    cdef uint32_t tail
+    if queued == 0:
+        return 0
+    if room < n:
+        c.flags |= TF_CWND_LIMITED
+        n = room
+    if n > c.gso_payload:
+        return c.gso_payload
+    tail = n % c.snd_mss
+    if n == queued:
+        return n if tail == 0 or partial_may_go(c) else n - tail
+    if n >= c.snd_mss:
+        return n - tail
+    return window_worth_filling(c, n) if n == window else 0
+
+
+cdef bint fin_to_send(const tcb *c, uint32_t n) noexcept nogil:
+    """Whether the FIN goes with (or, n == 0, without) the last n bytes."""
+    return (has(c, TF_SHUT_WR) and not fin_sent(c) and c.snd_nxt + n == c.snd_end
+            and (snd_window_left(c) > n or has(c, TF_PUSH)))
+
+
+# --- new data -----------------------------------------------------------------------------------------------------
+cdef void restart_after_idle(tcb *c) noexcept nogil:
+    """The window is halved for each time-out in which nothing was sent (RFC 5681 4.1, as RFC 2861 and Linux do)."""
+    cdef uint32_t least = initial_window(c.snd_mss)
+    cdef ns_t idle = c.home.ctx.now - c.last_sent
+    if flight(c) or idle <= c.rto or c.cwnd <= least:
+        return
+    c.ssthresh = max(c.ssthresh, c.cwnd - (c.cwnd >> 2))
+    while idle > c.rto and c.cwnd > least:
+        c.cwnd >>= 1
+        idle -= c.rto
+    c.cwnd = max(c.cwnd, least)
+
+
+cdef void note_new_data(tcb *c, uint32_t n) noexcept nogil:
+    """What has to be remembered of a packet just sent."""
+    if flight(c) == 0:
+        c.progress = c.home.ctx.now
+    if c.rtt_start == 0 and c.ca_state < CA_RECOVERY:
+        c.rtt_start = c.home.ctx.now
+        c.rtt_seq = c.snd_nxt + n
+    if n % c.snd_mss:
+        c.snd_sml = c.snd_nxt + n
+    c.flags &= ~TF_PUSH
+
+
+cdef bint send_new(tcb *c) noexcept nogil:
+    cdef uint32_t n = new_data_to_send(c)
+    cdef bint fin = fin_to_send(c, n)
+    cdef uint8_t flags = 0
+    cdef mblk *payload = NULL
+    cdef seq_t seq = c.snd_nxt
+    if n == 0 and not fin:
+        return False
+    if n:
+        payload = sq_window(c, seq, n)
+        if payload == NULL:
+            return False
+        if seq + n == c.snd_end:
+            flags = TH_PSH
+        if c.flags & (TF_ACK_DELAYED | TF_ACK_NOW):
+            ack_interactive(c)
+    if fin:
+        flags |= TH_FIN
+    note_new_data(c, n)
+    c.snd_nxt = seq + n + fin
+    return seg_send(c, flags, seq, payload, n) >= 0
+
+
+# --- lost data ----------------------------------------------------------------------------------------------------
+cdef uint32_t lost_to_send(tcb *c, interval *hole) noexcept nogil:
+    """How much of the first hole the next packet repeats; 0: none now."""
+    cdef uint32_t used, room, n
+    if c.ca_state < CA_RECOVERY or not sack_hole(
+            &c.sb, seq_max(c.rtx_nxt, c.snd_una), seq_min(c.lost_edge, c.snd_nxt), hole):
+        return 0
+    used = pipe(c)
+    room = c.cwnd - used if c.cwnd > used else 0
+    if has(c, TF_FORCE_RTX) and room < c.snd_mss:
+        room = c.snd_mss
+    n = hole.end - hole.start
+    if n > c.gso_payload:
+        n = c.gso_payload
+    if n > room:
+        n = room - room % c.snd_mss
+    return n
+
+
+cdef bint send_lost(tcb *c) noexcept nogil:
+    cdef interval hole
+    cdef uint32_t n = lost_to_send(c, &hole)
+    cdef uint32_t data
+    cdef uint8_t flags = 0
+    cdef mblk *payload = NULL
+    if n == 0:
+        return False
+    c.flags &= ~TF_FORCE_RTX
+    data = n
+    if seq_gt(hole.start + n, c.snd_end):
+        flags = TH_FIN
+        data -= 1
+    if data:
+        payload = sq_window(c, hole.start, data)
+        if payload == NULL:
+            return False
+        if hole.start + data == c.snd_end:
+            flags |= TH_PSH
+    c.rtx_nxt = hole.start + n
+    c.rtt_start = 0                     # Karn
+    c.total_retrans += (n + c.snd_mss - 1) // c.snd_mss
+    c.bytes_retrans += data
+    count(&c.home.ctx.n, C_TCP_RETRANS)
+    count_n(&c.home.ctx.n, C_TCP_RETRANS_BYTES, data)
+    return seg_send(c, flags, hole.start, payload, data) >= 0
+
+
+# --- all of it ----------------------------------------------------------------------------------------------------
+cdef void settle_timer(tcb *c) noexcept nogil:
+    """What is in flight is timed; what is queued and may not go is probed for."""
+    if flight(c):
+        if c.rtx_kind != RTX_DATA:
+            rtx_arm(c, RTX_DATA)
+    elif c.snd_nxt != snd_limit(c):
+        if c.rtx_kind != RTX_PERSIST:
+            rtx_arm(c, RTX_PERSIST)
+    elif c.rtx_kind != RTX_NONE:
+        rtx_arm(c, RTX_NONE)
+
+
+cdef bint output(tcb *c) noexcept nogil:
+    cdef bint full = False
+    if may_carry_data(c):
+        c.flags &= ~TF_CWND_LIMITED
+        if unsent(c):
+            restart_after_idle(c)
+        while True:
+            if seg_room(c) <= 0:
+                full = True
+                break
+            if not send_lost(c) and not send_new(c):
+                break
+        settle_timer(c)
+    if has(c, TF_ACK_NOW) and c.state not in (TCPS_CLOSED, TCPS_LISTEN, TCPS_SYN_SENT):
+        if full or seg_room(c) <= 0:
+            return False
+        seg_ack(c)
+    return not full

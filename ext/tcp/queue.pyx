@@ -1,0 +1,169 @@
+"""The send queue and the receive queue: see queue.pxd."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint32_t
+
+from ustack._core.base.counters cimport C_TCP_COLLAPSED, count
+from ustack._core.base.ledger cimport LR_APPEND, LR_COLLAPSE, ledger
+from ustack._core.base.seq cimport seq_diff, seq_geq, seq_gt, seq_leq, seq_lt, seq_t
+from ustack._core.mem.arena cimport arena
+from ustack._core.mem.mblk cimport (
+    allocb, dup_range, freeb, freemsg, linkb, mblk, mblk_len, msgappend, msgconsume, msgtruesize, splitmsg, tailroom,
+    writable,
+)
+from ustack._core.tcp.reassembly cimport ooo_collapse
+
+cdef enum:
+    DENSE_BLOCK = 16 * 1024     # what sparse storage is packed into
+    SPARSE_FLOOR = 64 * 1024    # less storage than this is never worth packing
+
+
+cdef bint append_small(tcb *c, mblk *m, uint32_t n) noexcept nogil:
+    """Copy a small write into the tail block, so that each does not hold a block of its own. A block with bytes in
+    a packet in flight has a second reference and is left alone."""
+    cdef mblk *tail = c.sq_tail
+    if n > SMALL_WRITE or tail == NULL or not writable(tail) or tailroom(tail) < n:
+        return False
+    while m != NULL:
+        msgappend(&c.home.ctx.book, LR_APPEND, tail, m.rptr, mblk_len(m))
+        m = m.cont
+    return True
+
+
+cdef void sq_append(tcb *c, mblk *taken, uint32_t n) noexcept nogil:
+    cdef mblk *m = taken
+    cdef seq_t seq = c.snd_end
+    c.snd_end += n
+    if append_small(c, taken, n):
+        freemsg(taken)
+        return
+    if c.sq_tail == NULL:
+        c.sq_head = taken
+    else:
+        c.sq_tail.cont = taken
+    while True:
+        m.seq = seq
+        seq += <uint32_t>mblk_len(m)
+        if m.cont == NULL:
+            break
+        m = m.cont
+    c.sq_tail = m
+
+
+cdef mblk *block_of(tcb *c, seq_t seq) noexcept nogil:
+    """The block that holds `seq`, found from the cursor or, if it lies behind that, from the head."""
+    cdef mblk *m = c.sq_cursor
+    if m == NULL or seq_lt(seq, m.seq):
+        m = c.sq_head
+    while m.cont != NULL and seq_leq(m.cont.seq, seq):
+        m = m.cont
+    return m
+
+
+cdef mblk *sq_window(tcb *c, seq_t seq, uint32_t n) noexcept nogil:
+    cdef mblk *m = block_of(c, seq)
+    c.sq_cursor = m
+    return dup_range(c.home.ctx.mem, m, seq - m.seq, n)
+
+
+cdef void sq_release(tcb *c, seq_t una) noexcept nogil:
+    cdef mblk *m = c.sq_head
+    cdef mblk *following
+    cdef uint32_t n
+    while m != NULL and seq_lt(m.seq, una):
+        n = <uint32_t>mblk_len(m)
+        if seq_gt(m.seq + n, una):
+            m.rptr += una - m.seq
+            m.seq = una
+            break
+        following = m.cont
+        m.cont = NULL
+        if c.sq_cursor == m:
+            c.sq_cursor = NULL
+        freeb(m)
+        m = following
+    c.sq_head = m
+    if m == NULL:
+        c.sq_tail = NULL
+
+
+cdef void rq_append(tcb *c, mblk *taken, uint32_t n) noexcept nogil:
+    cdef mblk *m = taken
+    if c.rq_tail == NULL:
+        c.rq_head = taken
+    else:
+        c.rq_tail.cont = taken
+    c.rq_len += n
+    c.rq_held += <uint32_t>msgtruesize(taken)
+    while m.cont != NULL:
+        m = m.cont
+    c.rq_tail = m
+
+
+cdef uint32_t charge_of(const mblk *m, size_t n) noexcept nogil:
+    """Storage of the blocks that lie wholly within the first n bytes: one that is cut stays charged to the rest."""
+    cdef uint32_t charge = 0
+    while m != NULL and mblk_len(m) <= n:
+        n -= mblk_len(m)
+        charge += m.dp.truesize
+        m = m.cont
+    return charge
+
+
+cdef mblk *rq_take(tcb *c, size_t n) noexcept nogil:
+    cdef mblk *taken = c.rq_head
+    cdef mblk *rest = NULL
+    cdef uint32_t charge = charge_of(taken, n)
+    if n < c.rq_len:
+        rest = splitmsg(c.home.ctx.mem, taken, n)
+        if rest == NULL:
+            return NULL
+    c.rq_head = rest
+    c.rq_len -= <uint32_t>n
+    c.rq_held = c.rq_held - charge if rest != NULL else 0
+    if rest == NULL or rest.cont == NULL:
+        c.rq_tail = rest
+    return taken
+
+
+cdef mblk *chain_collapse(arena *a, ledger *book, mblk *taken) noexcept nogil:
+    cdef mblk *dense = NULL
+    cdef mblk *last = NULL
+    cdef mblk *m = taken
+    cdef mblk *following
+    cdef size_t n
+    while m != NULL:
+        n = msgappend(book, LR_COLLAPSE, last, m.rptr, mblk_len(m)) if last != NULL else 0
+        m.rptr += n
+        if m.rptr < m.wptr:
+            following = allocb(a, DENSE_BLOCK)
+            if following == NULL:
+                break
+            if last == NULL:
+                dense = following
+            else:
+                last.cont = following
+            last = following
+            continue
+        following = m.cont
+        freeb(m)
+        m = following
+    if last == NULL:
+        return taken
+    last.cont = m
+    return dense
+
+
+cdef void rq_collapse(tcb *c) noexcept nogil:
+    cdef mblk *m
+    if c.rq_held > 4 * c.rq_len + SPARSE_FLOOR:
+        count(&c.home.ctx.n, C_TCP_COLLAPSED)
+        c.rq_head = chain_collapse(c.home.ctx.mem, &c.home.ctx.book, c.rq_head)
+        c.rq_held = <uint32_t>msgtruesize(c.rq_head)
+        m = c.rq_head
+        while m.cont != NULL:
+            m = m.cont
+        c.rq_tail = m
+    if c.ooo.held > 4 * c.ooo.total + SPARSE_FLOOR and c.ooo.held > 2 * DENSE_BLOCK * <uint32_t>c.ooo.n:
+        count(&c.home.ctx.n, C_TCP_COLLAPSED)
+        ooo_collapse(&c.ooo, c.home.ctx.mem, &c.home.ctx.book)

@@ -1,0 +1,45 @@
+"""Round trip time: see rtt.pxd."""
+
+from libc.stdint cimport uint32_t
+
+from ustack._core.base.types cimport NS_MS, NS_NEVER, ns_t
+from ustack._core.tcp.block cimport tcb
+
+
+cdef void rtt_init(tcb *c) noexcept nogil:
+    c.srtt = 0
+    c.rttvar = 0
+    c.rto = RTO_INIT_MS * NS_MS
+    c.min_rtt = NS_NEVER
+    c.rtt_start = 0
+
+
+cdef void rtt_sample(tcb *c, ns_t rtt) noexcept nogil:
+    """RFC 6298 2: alpha 1/8, beta 1/4, K 4; the clock's granularity is far below the minimum."""
+    cdef ns_t error
+    if rtt < 1:
+        rtt = 1
+    if rtt < c.min_rtt:
+        c.min_rtt = rtt
+    if c.srtt == 0:
+        c.srtt = rtt
+        c.rttvar = rtt >> 1
+    else:
+        error = c.srtt - rtt if c.srtt > rtt else rtt - c.srtt
+        c.rttvar += (error - c.rttvar) >> 2
+        c.srtt += (rtt - c.srtt) >> 3
+    c.rto = c.srtt + 4 * c.rttvar
+    if c.rto < RTO_MIN_MS * NS_MS:
+        c.rto = RTO_MIN_MS * NS_MS
+    elif c.rto > RTO_MAX_MS * NS_MS:
+        c.rto = RTO_MAX_MS * NS_MS
+
+
+cdef ns_t rto_backed_off(const tcb *c) noexcept nogil:
+    cdef int shift = c.backoff if c.backoff < 20 else 20
+    cdef ns_t timeout = c.rto << shift
+    return timeout if timeout < RTO_MAX_MS * NS_MS else RTO_MAX_MS * NS_MS
+
+
+cdef uint32_t ts_now(const tcb *c) noexcept nogil:
+    return <uint32_t>(c.home.ctx.now // TS_TICK_NS) + c.ts_offset

@@ -1,0 +1,295 @@
+"""Segments on their way out: see segment.pxd."""
+
+from libc.errno cimport EMSGSIZE, ENOBUFS
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memset
+
+from ustack._core.base.addr cimport ip_is4
+from ustack._core.base.checksum cimport csum_fold
+from ustack._core.base.codes cimport CSUM_PARTIAL, GSO_TCP4, GSO_TCP6, IPPROTO_TCP_
+from ustack._core.base.counters cimport (
+    C_TCP_NOMEM, C_TCP_RST_LIMITED, C_TCP_RST_TX, C_TCP_TX, C_TCP_TX_BYTES, count, count_n,
+)
+from ustack._core.base.seq cimport seq_t
+from ustack._core.base.types cimport NS_SEC
+from ustack._core.base.wheel cimport timer_stop
+from ustack._core.inet.inet cimport (
+    IP_DF, inet, ip_output, ip_packet, path_check, path_pseudo, path_release, path_resolve,
+)
+from ustack._core.inet.path cimport path
+from ustack._core.mem.context cimport context
+from ustack._core.mem.mblk cimport alloc_header, freemsg, mblk
+from ustack._core.tcp.block cimport (
+    TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_PATH, TF_SACK, TF_TS, TF_WSCALE, has, interval, tcb,
+)
+from ustack._core.tcp.reassembly cimport ooo_sack
+from ustack._core.tcp.rtt cimport ts_now
+from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED, TCPS_SYN_SENT, tcp
+from ustack._core.tcp.window cimport window_offer, window_scale
+from ustack._core.wire.tcp cimport (
+    TCP_LEN, TCP_MAX_SACK, TCP_SUM, TH_ACK, TH_RST, TH_SYN, tcp_clear_options, tcp_emit_header, tcp_emit_options,
+    tcp_header, tcp_options,
+)
+from ustack._core.wire.bytes cimport put_sum
+
+cdef enum:
+    MSS_DEFAULT = 536           # RFC 9293 3.7.1, for a peer that says nothing
+    MSS_MIN = 48                # less is not believed (CVE-2019-11479)
+    TS_BYTES = 12
+    GSO_SEGMENTS = 128          # wire segments in one packet at most: a tiny MSS must not cost too much below
+    RESETS_PER_SECOND = 10000
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
+cdef void seg_sizes(tcb *c) noexcept nogil:
+    cdef uint32_t headers = TCP_LEN + (20 if ip_is4(&c.way.dst) else 40)
+    cdef uint32_t mss = c.way.mtu - headers if c.way.mtu > headers + MSS_MIN else MSS_MIN
+    cdef uint32_t segments
+    c.pmtu = c.way.mtu
+    if c.mss_peer < mss:
+        mss = c.mss_peer if c.mss_peer > MSS_MIN else MSS_MIN
+    if c.mss_user and c.mss_user < mss:
+        mss = c.mss_user
+    if has(c, TF_TS):
+        headers += TS_BYTES
+        mss -= TS_BYTES
+    c.snd_mss = mss
+    segments = (c.way.gso_max - headers) // mss if c.way.gso_max > headers + mss else 1
+    c.gso_payload = mss * (segments if segments < GSO_SEGMENTS else GSO_SEGMENTS)
+
+
+cdef uint16_t mss_to_offer(tcb *c) noexcept nogil:
+    """RFC 9293 3.7.1: what our interface takes, options not deducted (RFC 6691)."""
+    cdef uint32_t mss = c.way.ifp.mtu - TCP_LEN - (20 if ip_is4(&c.way.dst) else 40)
+    if mss > 65495:
+        mss = 65495
+    return c.mss_user if c.mss_user and c.mss_user < mss else <uint16_t>mss
+
+
+cdef int seg_open_path(tcb *c) noexcept nogil:
+    cdef int err = path_resolve(c.home.net, &c.way, &c.link.key.laddr, &c.link.key.raddr)
+    if err < 0:
+        return err
+    c.flags |= TF_PATH
+    c.link.key.laddr = c.way.src
+    c.mss_adv = mss_to_offer(c)
+    if c.mss_peer == 0:
+        c.mss_peer = MSS_DEFAULT
+    seg_sizes(c)
+    return 0
+
+
+cdef int path_ready(tcb *c) noexcept nogil:
+    """The path, made anew if routes or addresses have changed; its MTU may have."""
+    cdef int err = 0
+    if not has(c, TF_PATH):
+        return seg_open_path(c)
+    if c.way.generation != c.home.net.generation:
+        err = path_check(c.home.net, &c.way)
+    if c.way.mtu != c.pmtu:
+        seg_sizes(c)
+    return err
+
+
+cdef int seg_room(tcb *c) noexcept nogil:
+    if not has(c, TF_PATH) or c.way.ifp == NULL or c.way.ifp.room == NULL:
+        return 1
+    return c.way.ifp.room(c.way.ifp)
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+cdef void add_timestamps(tcb *c, tcp_options *o, bint echo) noexcept nogil:
+    o.has_ts = True
+    o.tsval = ts_now(c)
+    o.tsecr = c.ts_recent if echo else 0
+
+
+cdef void add_sack(tcb *c, tcp_options *o) noexcept nogil:
+    """What was received twice first (RFC 2883), then what is held above rcv_nxt, newest first (RFC 2018)."""
+    cdef interval blocks[TCP_MAX_SACK]
+    cdef int n = 0
+    cdef int i
+    if has(c, TF_DSACK):
+        c.flags &= ~TF_DSACK
+        blocks[0] = c.dsack
+        n = 1
+    n += ooo_sack(&c.ooo, &blocks[n], TCP_MAX_SACK - n)
+    for i in range(n):
+        o.sack[i][0] = blocks[i].start
+        o.sack[i][1] = blocks[i].end
+    o.nsack = <uint8_t>n
+
+
+cdef void add_syn_options(tcb *c, tcp_options *o) noexcept nogil:
+    """All that we can do in a SYN; in a SYN-ACK what the peer's SYN had as well."""
+    o.mss = c.mss_adv
+    o.sack_permitted = has(c, TF_SACK)
+    if has(c, TF_WSCALE):
+        o.wscale = c.rcv_wscale
+    if has(c, TF_TS):
+        add_timestamps(c, o, c.state == TCPS_SYN_RECEIVED)
+
+
+# --- sending ------------------------------------------------------------------------------------------------------
+cdef void book_sent(tcb *c, mblk *pkt, uint32_t n) noexcept nogil:
+    """Counters, and what every segment with an ACK settles."""
+    cdef context *ctx = c.home.ctx
+    count(&ctx.n, C_TCP_TX)
+    c.segs_out += 1 if n <= c.snd_mss else (n + c.snd_mss - 1) // c.snd_mss
+    if n:
+        count_n(&ctx.n, C_TCP_TX_BYTES, n)
+        c.bytes_sent += n
+        c.last_sent = ctx.now
+        if n > c.snd_mss:
+            pkt.gso_size = <uint16_t>c.snd_mss
+            pkt.gso_type = GSO_TCP4 if ip_is4(&c.way.dst) else GSO_TCP6
+            pkt.segs = <uint16_t>((n + c.snd_mss - 1) // c.snd_mss)
+    c.last_ack_sent = c.rcv_nxt
+    if c.flags & (TF_ACK_NOW | TF_ACK_DELAYED):
+        c.flags &= ~(TF_ACK_NOW | TF_ACK_DELAYED)
+        timer_stop(&ctx.timers, &c.delack)
+
+
+cdef int emit(tcb *c, tcp_header *h, tcp_options *o, mblk *taken, uint32_t n) noexcept nogil:
+    """Put the header in front of the payload and hand the packet down."""
+    cdef mblk *pkt = alloc_header(c.home.ctx.mem)
+    cdef int err = 0
+    if pkt != NULL:
+        err = path_ready(c)
+    if pkt == NULL or err < 0:
+        freemsg(pkt)
+        freemsg(taken)
+        if pkt == NULL:
+            count(&c.home.ctx.n, C_TCP_NOMEM)
+        return err if err < 0 else -ENOBUFS
+    h.sport = c.link.key.lport
+    h.dport = c.link.key.rport
+    h.data_offset = <uint8_t>(TCP_LEN + tcp_emit_options(pkt.rptr + TCP_LEN, o))
+    tcp_emit_header(pkt.rptr, h)
+    pkt.wptr = pkt.rptr + h.data_offset
+    pkt.cont = taken
+    pkt.pkt_len = h.data_offset + n
+    pkt.hdr_len = h.data_offset
+    pkt.csum = CSUM_PARTIAL
+    pkt.csum_start = 0
+    pkt.csum_offset = TCP_SUM
+    put_sum(pkt.rptr + TCP_SUM, csum_fold(path_pseudo(&c.way, IPPROTO_TCP_, pkt.pkt_len)))
+    book_sent(c, pkt, n)
+    err = ip_output(c.home.net, &c.way, pkt, IPPROTO_TCP_, c.ttl, c.tos, IP_DF)
+    if err == -EMSGSIZE and c.way.mtu != c.pmtu:
+        seg_sizes(c)
+    return err
+
+
+cdef int seg_send(tcb *c, uint8_t flags, seq_t seq, mblk *taken, uint32_t n) noexcept nogil:
+    cdef tcp_header h
+    cdef tcp_options o
+    tcp_clear_options(&o)
+    if has(c, TF_TS):
+        add_timestamps(c, &o, True)
+    h.flags = TH_ACK | flags
+    h.seq = seq
+    h.ack = c.rcv_nxt
+    h.window = <uint16_t>window_offer(c, False)
+    h.urgent = 0
+    return emit(c, &h, &o, taken, n)
+
+
+cdef int bare_ack(tcb *c, seq_t seq) noexcept nogil:
+    cdef tcp_header h
+    cdef tcp_options o
+    tcp_clear_options(&o)
+    if has(c, TF_TS):
+        add_timestamps(c, &o, True)
+    if has(c, TF_SACK) and (c.ooo.n or has(c, TF_DSACK)):
+        add_sack(c, &o)
+    h.flags = TH_ACK
+    h.seq = seq
+    h.ack = c.rcv_nxt
+    h.window = <uint16_t>window_offer(c, False)
+    h.urgent = 0
+    return emit(c, &h, &o, NULL, 0)
+
+
+cdef int seg_ack(tcb *c) noexcept nogil:
+    return bare_ack(c, c.snd_nxt)
+
+
+cdef int seg_probe(tcb *c) noexcept nogil:
+    return bare_ack(c, c.snd_una - 1)
+
+
+cdef int seg_syn(tcb *c) noexcept nogil:
+    cdef tcp_header h
+    cdef tcp_options o
+    cdef bint answer = c.state == TCPS_SYN_RECEIVED
+    tcp_clear_options(&o)
+    add_syn_options(c, &o)
+    h.flags = TH_SYN | TH_ACK if answer else TH_SYN
+    h.seq = c.iss
+    h.ack = c.rcv_nxt if answer else 0
+    h.window = <uint16_t>window_offer(c, True)
+    h.urgent = 0
+    return emit(c, &h, &o, NULL, 0)
+
+
+cdef void seg_reset(tcb *c) noexcept nogil:
+    cdef tcp_header h
+    cdef tcp_options o
+    tcp_clear_options(&o)
+    h.flags = TH_RST | TH_ACK
+    h.seq = c.snd_nxt
+    h.ack = c.rcv_nxt
+    h.window = 0
+    h.urgent = 0
+    if emit(c, &h, &o, NULL, 0) == 0:
+        count(&c.home.ctx.n, C_TCP_RST_TX)
+
+
+# --- resets for nobody --------------------------------------------------------------------------------------------
+cdef bint may_reset(tcp *t) noexcept nogil:
+    if t.ctx.now - t.reset_epoch >= NS_SEC:
+        t.reset_epoch = t.ctx.now
+        t.limit_reset = RESETS_PER_SECOND
+    if t.limit_reset == 0:
+        count(&t.ctx.n, C_TCP_RST_LIMITED)
+        return False
+    t.limit_reset -= 1
+    return True
+
+
+cdef void fill_reset(tcp_header *r, const tcp_header *h, uint32_t n) noexcept nogil:
+    memset(r, 0, sizeof(tcp_header))
+    r.sport = h.dport
+    r.dport = h.sport
+    r.data_offset = TCP_LEN
+    if h.flags & TH_ACK:
+        r.flags = TH_RST
+        r.seq = h.ack
+    else:
+        r.flags = TH_RST | TH_ACK
+        r.ack = h.seq + n + ((h.flags >> 1) & 1) + (h.flags & 1)
+
+
+cdef void seg_reset_reply(tcp *t, const ip_packet *ip, const tcp_header *h, uint32_t n) noexcept nogil:
+    cdef tcp_header r
+    cdef path way
+    cdef mblk *pkt
+    if h.flags & TH_RST or not may_reset(t):
+        return
+    memset(&way, 0, sizeof(path))
+    if path_resolve(t.net, &way, &ip.dst, &ip.src) < 0:
+        return
+    pkt = alloc_header(t.ctx.mem)
+    if pkt != NULL:
+        fill_reset(&r, h, n)
+        tcp_emit_header(pkt.rptr, &r)
+        pkt.wptr = pkt.rptr + TCP_LEN
+        pkt.pkt_len = TCP_LEN
+        pkt.hdr_len = TCP_LEN
+        pkt.csum = CSUM_PARTIAL
+        pkt.csum_offset = TCP_SUM
+        put_sum(pkt.rptr + TCP_SUM, csum_fold(path_pseudo(&way, IPPROTO_TCP_, TCP_LEN)))
+        count(&t.ctx.n, C_TCP_RST_TX)
+        ip_output(t.net, &way, pkt, IPPROTO_TCP_, 64, 0, IP_DF)
+    path_release(t.net, &way)

@@ -1,0 +1,100 @@
+"""ICMP errors about our segments: see unreachable.pxd."""
+
+from libc.errno cimport ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT, EPROTO
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+
+from ustack._core.base.addr cimport flow
+from ustack._core.base.counters cimport C_TCP_ICMP_HARD, C_TCP_ICMP_IGNORED, C_TCP_PMTU, count
+from ustack._core.base.seq cimport seq_geq, seq_lt
+from ustack._core.inet.demux cimport flow_entry, flow_find
+from ustack._core.inet.inet cimport (
+    ICMP_ERR_ADMIN, ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_PORT, ICMP_ERR_PROTO, ICMP_ERR_TOO_BIG, ICMP_ERR_TTL,
+    ip_error,
+)
+from ustack._core.tcp.block cimport CA_RECOVERY, TF_FORCE_RTX, TF_PATH, flight, has, mark, tcb
+from ustack._core.tcp.close cimport conn_end
+from ustack._core.tcp.segment cimport seg_sizes
+from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED, TCPS_SYN_SENT, tcp
+
+cdef enum:
+    PMTU_MIN = 552              # Linux's: less is not believed
+    PMTU_UNKNOWN = 576          # from a router that does not say (RFC 1191 5)
+
+
+cdef tcb *find(tcp *t, const ip_error *e) noexcept nogil:
+    """The connection that is meant, if the quoted number is one of ours that is in flight (RFC 5927 4.1)."""
+    cdef flow key
+    cdef flow_entry *entry
+    cdef tcb *c
+    memset(&key, 0, sizeof(flow))
+    key.laddr = e.src
+    key.raddr = e.dst
+    key.lport = e.sport
+    key.rport = e.dport
+    entry = flow_find(&t.conns, &key)
+    if entry == NULL:
+        return NULL
+    c = <tcb *>entry.owner
+    return c if seq_geq(e.seq, c.snd_una) and seq_lt(e.seq, c.snd_nxt) else NULL
+
+
+cdef int errno_of(int kind) noexcept nogil:
+    if kind == ICMP_ERR_NET:
+        return ENETUNREACH
+    if kind == ICMP_ERR_PROTO:
+        return ENOPROTOOPT
+    if kind == ICMP_ERR_PORT:
+        return ECONNREFUSED
+    if kind in (ICMP_ERR_HOST, ICMP_ERR_ADMIN, ICMP_ERR_TTL):
+        return EHOSTUNREACH
+    return 0
+
+
+cdef void tcp_error(void *proto, const ip_error *e) noexcept nogil:
+    cdef tcp *t = <tcp *>proto
+    cdef tcb *c = find(t, e)
+    cdef int error
+    if c == NULL:
+        count(&t.ctx.n, C_TCP_ICMP_IGNORED)
+        return
+    if e.kind == ICMP_ERR_TOO_BIG:
+        too_big(c, e.mtu)
+        return
+    error = errno_of(e.kind)
+    # A connection that works is not ended by anybody's say-so (RFC 5927 5.2): only one that is being opened.
+    if error == 0 or c.state not in (TCPS_SYN_SENT, TCPS_SYN_RECEIVED):
+        count(&t.ctx.n, C_TCP_ICMP_IGNORED)
+        return
+    count(&t.ctx.n, C_TCP_ICMP_HARD)
+    conn_end(c, error)
+
+
+cdef void too_big(tcb *c, uint32_t mtu) noexcept nogil:
+    cdef tcp *t = c.home
+    if mtu == 0:
+        mtu = PMTU_UNKNOWN
+    if mtu < PMTU_MIN:
+        mtu = PMTU_MIN
+    if not has(c, TF_PATH) or mtu >= c.way.mtu:
+        count(&t.ctx.n, C_TCP_ICMP_IGNORED)
+        return
+    count(&t.ctx.n, C_TCP_PMTU)
+    if c.way.gso_max <= c.way.mtu:
+        c.way.gso_max = mtu
+    c.way.mtu = mtu
+    seg_sizes(c)
+    if flight(c) and c.state not in (TCPS_SYN_SENT, TCPS_SYN_RECEIVED):
+        send_again_smaller(c)
+
+
+cdef void send_again_smaller(tcb *c) noexcept nogil:
+    """What is in flight was dropped for its size, which says nothing about congestion: the windows stay."""
+    if c.ca_state < CA_RECOVERY:
+        c.ca_state = CA_RECOVERY
+        c.recover = c.snd_nxt
+        c.ssthresh = c.cwnd
+    c.rtx_nxt = c.snd_una
+    c.lost_edge = c.snd_nxt
+    c.flags |= TF_FORCE_RTX
+    mark(c)
