@@ -1,0 +1,213 @@
+"""Paired rounds: ours and the baseline's in turn, first one then the other in front."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ustack._bench import machine
+from ustack._bench.beds import Bed, Beds
+from ustack._bench.cases import Case, Checksum
+from ustack._bench.form import Row
+
+CALIBRATION_SECONDS = 0.4
+CALIBRATION_ROUNDS = 2
+
+
+class CannotRun(Exception):
+    """A case that this machine cannot run."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of one side."""
+
+    value: float
+    near: dict[str, Any]
+    far: dict[str, Any]
+    machine_cpu: float  # CPU seconds of the whole machine
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """How the baseline is run."""
+
+    wire: str
+    congestion: str
+    placement: str
+
+    @property
+    def name(self) -> str:
+        """As it is written into rows."""
+        if self.wire == "kernel":
+            return f"kernel TCP over veth, {self.congestion}"
+        return f"ustack over {self.wire}, {self.congestion} at the kernel's end"
+
+
+class Runner:
+    """Runs cases on the beds that they need."""
+
+    def __init__(self, beds: Beds, rounds: int, quick: bool, tell: Callable[[str], None]) -> None:
+        self.beds, self.rounds, self.quick, self.tell = beds, rounds, quick, tell
+        self.cpu, self.other_cpu = machine.cpus()
+        self.congestion = machine.congestion_controls()
+        self._best: dict[tuple[str, str], Baseline] = {}
+
+    def cpus(self, placement: str) -> tuple[int, int]:
+        """Where the near and the far end go."""
+        if placement == "same":
+            return self.cpu, self.cpu
+        if self.other_cpu is None:
+            raise CannotRun("needs two CPUs")
+        return self.other_cpu, self.cpu
+
+    def measure(
+        self, bed: Bed, case: Case, placement: str, congestion: str, seconds: float, params: dict[str, Any]
+    ) -> Measurement:
+        """One run."""
+        command = {
+            "work": case.kind.work, "wait": case.wait, "congestion": congestion, "seconds": seconds,
+            **case.kind.params, **params,
+        }  # fmt: skip
+        began, busy = time.perf_counter(), machine.busy_seconds()
+        near, far = bed.perform(command, *self.cpus(placement))
+        value = case.kind.value(near["figures"], far["figures"])
+        return Measurement(value, near, far, machine.busy_seconds() - busy, time.perf_counter() - began)
+
+    def baseline(self, case: Case) -> Baseline:
+        """The better of cubic and bbr, and for bulk of same and cross: tried once for each kind of work and wait."""
+        if not case.kind.free_baseline:
+            return Baseline(case.baseline_wire, self.congestion[0], case.placement)
+        key = (case.kind.work, case.wait)
+        if key not in self._best:
+            bed = self.beds.get("kernel", case.wait == "spin")
+            placements = ["cross"] if case.wait == "spin" else ["same", "cross"]
+            if self.other_cpu is None:
+                placements = ["same"]
+            tried: Counter[tuple[str, str]] = Counter()
+            for _ in range(CALIBRATION_ROUNDS):
+                for congestion in self.congestion:
+                    for placement in placements:
+                        m = self.measure(bed, case, placement, congestion, CALIBRATION_SECONDS, {})
+                        tried[congestion, placement] += m.value  # type: ignore[assignment]
+            (congestion, placement), _ = tried.most_common(1)[0]
+            self._best[key] = Baseline("kernel", congestion, placement)
+        return self._best[key]
+
+    def run(self, case: Case | Checksum) -> Row:
+        """All rounds of a case."""
+        if isinstance(case, Checksum):
+            return run_checksum(case, self.rounds)
+        self.cpus(case.placement)
+        seconds = case.kind.quick if self.quick else case.kind.seconds
+        baseline = self.baseline(case)
+        background = machine.background()
+        spin = case.wait == "spin"
+
+        def ours() -> Measurement:
+            bed = self.beds.get(case.wire, spin)
+            return self.measure(bed, case, case.placement, baseline.congestion, seconds, case.params)
+
+        def theirs() -> Measurement:
+            bed = self.beds.get(baseline.wire, spin)
+            params = {k: v for k, v in case.params.items() if k != "accept_thread"} | case.baseline_params
+            return self.measure(bed, case, baseline.placement, baseline.congestion, seconds, params)
+
+        ours()  # the first run resolves addresses, touches memory
+        runs = []
+        for k in range(self.rounds):
+            self.tell(f"{case.full_name}  {k + 1}/{self.rounds}")
+            if k % 2:
+                base = theirs()
+                runs.append((ours(), base))
+            else:
+                mine = ours()
+                runs.append((mine, theirs()))
+        return make_row(case, baseline, runs, background)
+
+
+def make_row(
+    case: Case, baseline: Baseline, runs: list[tuple[Measurement, Measurement]], background: float
+) -> Row:
+    """The row of the measurements of a case."""
+    us, base = [m for m, _ in runs], [m for _, m in runs]
+    stats, far_stats = _sum([m.near["stats"] for m in us]), _sum([m.far["stats"] for m in us])
+    notes: dict[str, Any] = {"congestion": baseline.congestion, "baseline_placement": baseline.placement}
+    if stats.get("link.tx"):
+        notes["mean_tx_frame"] = round(stats.get("link.tx_bytes", 0) / stats["link.tx"])
+    if stats.get("link.rx"):
+        notes["mean_rx_frame"] = round(stats.get("link.rx_bytes", 0) / stats["link.rx"])
+    if payload := _payload(us):
+        notes["payload_bytes"] = payload
+    notes["retransmissions"] = {
+        "ustack": stats.get("tcp.retransmitted", 0) + far_stats.get("tcp.retransmitted", 0),
+        "kernel_peer": sum(_figure(m, "retransmissions") for m in us),
+        "baseline": sum(_figure(m, "retransmissions") for m in base),
+    }
+    if "p99" in us[0].near["figures"]:
+        notes["p99"] = {"ustack": _median(us, "p99"), "baseline": _median(base, "p99")}
+    notes["cpu"] = {"background_cpus": round(background, 2), "ustack": _cpu(us, background),
+                    "baseline": _cpu(base, background)}  # fmt: skip
+    ledger = _sum_ledgers([m.near["ledger"] for m in us])
+    return Row(
+        case.name, case.api, case.wait, case.placement, case.kind.unit, case.kind.better, baseline.name,
+        [(m.value, b.value) for m, b in runs], case.target, case.aim, ledger, notes,
+    )  # fmt: skip
+
+
+def _figure(m: Measurement, name: str) -> int:
+    return int(m.near["figures"].get(name, 0) + m.far["figures"].get(name, 0))
+
+
+def _median(ms: list[Measurement], name: str) -> float:
+    values = sorted(m.near["figures"][name] for m in ms)
+    return round(float(values[len(values) // 2]), 2)
+
+
+def _payload(ms: list[Measurement]) -> int:
+    return sum(_figure(m, "payload") for m in ms)
+
+
+def _sum(counts: list[dict[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for c in counts:
+        total.update(c)
+    return total
+
+
+def _sum_ledgers(ledgers: list[dict[str, tuple[int, int]]]) -> dict[str, tuple[int, int]]:
+    out: dict[str, tuple[int, int]] = {}
+    for ledger in ledgers:
+        for reason, (n, calls) in ledger.items():
+            old = out.get(reason, (0, 0))
+            out[reason] = (old[0] + n, old[1] + calls)
+    return out
+
+
+def _cpu(ms: list[Measurement], background: float) -> dict[str, float]:
+    """CPU seconds in all rounds: of the whole machine beyond the background, and of the two processes."""
+    whole = sum(m.machine_cpu - background * m.seconds for m in ms)
+    out = {
+        "machine": round(max(whole, 0.0), 3),
+        "near": round(sum(m.near["cpu"] for m in ms), 3),
+        "far": round(sum(m.far["cpu"] for m in ms), 3),
+    }
+    if payload := _payload(ms):
+        out["machine_per_gb"] = round(out["machine"] / (payload / 1e9), 4)
+        out["processes_per_gb"] = round((out["near"] + out["far"]) / (payload / 1e9), 4)
+    return out
+
+
+def run_checksum(case: Checksum, rounds: int) -> Row:
+    """Fused copy and checksum against memcpy of the same blocks."""
+    from ustack._core.py import bench_core
+
+    pairs = [bench_core.fused_and_memcpy(case.size) for _ in range(rounds)]
+    return Row(
+        case.name, case.api, case.wait, case.placement, "ns", "lower", "memcpy", pairs, case.target, case.aim,
+        notes={"bytes": case.size, "kernel": bench_core.checksum_kernel()},
+    )  # fmt: skip

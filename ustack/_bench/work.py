@@ -1,0 +1,276 @@
+"""What is timed: small programs over sockets. The same source runs over the kernel's sockets and over ours.
+
+Each kind of work has two ends. ``call`` is the end that is measured: it connects. ``serve`` is the other one. Both
+return figures as a dict; ``Host`` gives them sockets of either stack. Sockets have no timeout (with one, the standard
+socket module would poll before every call): the parent process ends a worker that says nothing for too long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+clock = time.perf_counter
+clock_ns = time.perf_counter_ns
+
+WARM_UP = 0.1  # the share of round trips that is not counted
+TCP_INFO_TOTAL_RETRANS = 100  # offset of tcpi_total_retrans, linux/tcp.h
+
+
+class Host(Protocol):
+    """A stack to make sockets on."""
+
+    def connect(self, address: tuple[str, int], kind: int = socket.SOCK_STREAM) -> Any:
+        """A connected socket."""
+        ...
+
+    def accept(self, listener: Any) -> Any:
+        """The next connection of a listener."""
+        ...
+
+
+def retransmissions(s: Any) -> int:
+    """Segments that this socket of the kernel has sent again; 0 for ours, which count them in the stack."""
+    try:
+        info = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        return int(struct.unpack_from("I", info, TCP_INFO_TOTAL_RETRANS)[0])
+    except (OSError, TypeError, struct.error, AttributeError):
+        return 0
+
+
+# --- bulk ---------------------------------------------------------------------------------------------------------
+
+
+def _send(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    data = memoryview(bytes(p["chunk"]))
+    sendall, total = s.sendall, 0
+    end = clock() + p["seconds"]
+    while clock() < end:
+        sendall(data)
+        total += len(data)
+    s.shutdown(socket.SHUT_WR)
+    if s.recv_into(bytearray(1)):
+        raise RuntimeError("the receiver answered")
+    return {"sent": total, "retransmissions": retransmissions(s)}
+
+
+def _receive(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    """Bytes and seconds from the first data to the end of the stream."""
+    buffer = bytearray(p["chunk"])
+    recv_into = s.recv_into
+    first = recv_into(buffer)
+    began = clock()
+    total = 0
+    while n := recv_into(buffer):
+        total += n
+    return {"bytes": total, "seconds": clock() - began, "payload": total + first, "retransmissions": retransmissions(s)}
+
+
+def _over_connection(work: Callable[[Any, dict[str, Any]], dict[str, float]]) -> tuple[Any, Any]:
+    def call(host: Host, address: tuple[str, int], p: dict[str, Any]) -> dict[str, float]:
+        with host.connect(address) as s:
+            return work(s, p)
+
+    def serve(host: Host, listener: Any, p: dict[str, Any]) -> dict[str, float]:
+        with host.accept(listener) as s:
+            return work(s, p)
+
+    return call, serve
+
+
+# --- round trips ----------------------------------------------------------------------------------------------------
+
+
+def _ping_pong(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    data, buffer = bytes(p["size"]), bytearray(p["size"])
+    sendall, recv_into = s.sendall, s.recv_into
+    times = []
+    end = clock() + p["seconds"]
+    while clock() < end:
+        for _ in range(16):
+            began = clock_ns()
+            sendall(data)
+            recv_into(buffer)
+            times.append(clock_ns() - began)
+    times = sorted(times[int(len(times) * WARM_UP) :])
+    return {"p50": times[len(times) // 2] / 1e3, "p99": times[len(times) * 99 // 100] / 1e3, "count": len(times)}
+
+
+def _echo(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    buffer = bytearray(p["size"])
+    sendall, recv_into = s.sendall, s.recv_into
+    while recv_into(buffer):
+        sendall(buffer)
+    return {}
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+def _connect_often(host: Host, address: tuple[str, int], p: dict[str, Any]) -> dict[str, float]:
+    """Connect, a byte each way, close: the server closes first, so that TIME-WAIT is on its side."""
+    buffer = bytearray(1)
+    connect = host.connect
+    count = 0
+    began = clock()
+    end = began + p["seconds"]
+    while clock() < end:
+        with connect(address) as s:
+            s.sendall(b"x")
+            if s.recv_into(buffer) != 1 or s.recv_into(buffer):
+                raise RuntimeError("not the one byte that was expected")
+        count += 1
+    seconds = clock() - began
+    with connect(address) as s:
+        s.sendall(b"q")
+        s.recv_into(buffer)
+    return {"count": count, "seconds": seconds}
+
+
+def _accept_often(host: Host, listener: Any, p: dict[str, Any]) -> dict[str, float]:
+    accept = host.accept
+    while True:
+        with accept(listener) as s:
+            byte = s.recv(1)
+            if byte == b"q":
+                return {}
+            s.sendall(byte)
+
+
+# --- datagrams --------------------------------------------------------------------------------------------------------
+
+
+def _udp_send(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    """As fast as a window of datagrams on their way allows; the receiver's credits open it.
+
+    The window must be smaller than what the kernel's default receive buffer holds.
+    """
+    data = bytes(p["size"])
+    send, recv = s.send, s.recv
+    ahead = p["window"]
+    sent = credit = 0
+    end = clock() + p["seconds"]
+    while clock() < end:
+        while sent < credit + ahead:
+            send(data)
+            sent += 1
+        credit = int.from_bytes(recv(8), "little")
+    with contextlib.suppress(ConnectionRefusedError):  # the other end may have left at the first of them
+        for _ in range(8):  # the last word, said often enough that one arrives
+            send(b"")
+        while recv(8):
+            pass
+    return {"sent": sent}
+
+
+def _udp_receive(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    """Count until an empty datagram; four times a window the sender hears how many have come."""
+    buffer, every = bytearray(2048), p["window"] // 4
+    recv_into, send = s.recv_into, s.send
+    got = 1
+    recv_into(buffer)
+    began = last = clock()
+    while recv_into(buffer):
+        got += 1
+        if not got % every:
+            send(got.to_bytes(8, "little"))
+            last = clock()
+    with contextlib.suppress(ConnectionRefusedError):
+        for _ in range(8):
+            send(b"")
+    return {"received": got, "seconds": last - began}
+
+
+def _udp(work: Callable[[Any, dict[str, Any]], dict[str, float]]) -> tuple[Any, Any]:
+    def call(host: Host, address: tuple[str, int], p: dict[str, Any]) -> dict[str, float]:
+        with host.connect(address, socket.SOCK_DGRAM) as s:
+            s.send(b"hello")
+            return work(s, p)
+
+    def serve(host: Host, bound: Any, p: dict[str, Any]) -> dict[str, float]:
+        _hello, address = bound.recvfrom(64)
+        bound.connect(address)
+        return work(bound, p)
+
+    return call, serve
+
+
+# --- single calls -----------------------------------------------------------------------------------------------------
+
+
+def _receive_calls(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    """Time of recv(1) when the data are there: the peer sends a block, the first recv() waits for it."""
+    recv, n, times = s.recv, p["block"], []
+    end = clock() + p["seconds"]
+    while clock() < end:
+        s.sendall(b"x")
+        s.recv(n, socket.MSG_PEEK | socket.MSG_WAITALL)
+        began = clock_ns()
+        for _ in range(n):
+            recv(1)
+        times.append((clock_ns() - began) / n)
+    times.sort()
+    return {"ns": times[len(times) // 2], "count": len(times) * n}
+
+
+def _send_blocks(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    block, buffer = bytes(p["block"]), bytearray(1)
+    while s.recv_into(buffer):
+        s.sendall(block)
+    return {}
+
+
+def _send_calls(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    """Time of send(1 byte) that puts a packet on the wire; a few, then wait until the peer has them all."""
+    send, n, times = s.send, p["block"], []
+    buffer = bytearray(1)
+    end = clock() + p["seconds"]
+    while clock() < end:
+        began = clock_ns()
+        for _ in range(n):
+            send(b"x")
+        times.append((clock_ns() - began) / n)
+        s.recv_into(buffer)
+    times.sort()
+    return {"ns": times[len(times) // 2], "count": len(times) * n}
+
+
+def _receive_blocks(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    n, buffer = p["block"], bytearray(p["block"])
+    got = 0
+    while r := s.recv_into(buffer):
+        got += r
+        if got == n:
+            s.sendall(b"x")
+            got = 0
+    return {}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Two ends: functions of (host, address or listener, parameters)."""
+
+    call: Callable[[Host, tuple[str, int], dict[str, Any]], dict[str, float]]
+    serve: Callable[[Host, Any, dict[str, Any]], dict[str, float]]
+    kind: int = socket.SOCK_STREAM
+
+
+def _both(ours: Any, theirs: Any) -> Work:
+    return Work(_over_connection(ours)[0], _over_connection(theirs)[1])
+
+
+WORK = {
+    "bulk.out": _both(_send, _receive),
+    "bulk.in": _both(_receive, _send),
+    "rtt": _both(_ping_pong, _echo),
+    "connect": Work(_connect_often, _accept_often),
+    "udp.out": Work(_udp(_udp_send)[0], _udp(_udp_receive)[1], socket.SOCK_DGRAM),
+    "udp.in": Work(_udp(_udp_receive)[0], _udp(_udp_send)[1], socket.SOCK_DGRAM),
+    "recv_call": _both(_receive_calls, _send_blocks),
+    "send_call": _both(_send_calls, _receive_blocks),
+}
