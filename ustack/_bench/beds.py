@@ -39,16 +39,19 @@ class Worker:
         self.answer()
 
     def _read(self) -> None:
-        with contextlib.suppress(ValueError, OSError):
-            for line in self.process.stdout:
+        lines = self.process.stdout or ()
+        with contextlib.suppress(ValueError, OSError):  # closed with the bed
+            for line in lines:
                 self._lines.put(line)
         self._lines.put("")
 
     def tell(self, command: dict[str, Any]) -> None:
         """Give it something to do."""
+        pipe = self.process.stdin
+        assert pipe is not None
         try:
-            self.process.stdin.write(json.dumps(command) + "\n")
-            self.process.stdin.flush()
+            pipe.write(json.dumps(command) + "\n")
+            pipe.flush()
         except OSError:
             raise WorkerFailed(f"{self.title} is gone") from None
 

@@ -97,7 +97,7 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """The row as it is written to files."""
-        notes = {"full_name": self.full_name, "spread": [_round(x) for x in self.spread]}
+        notes: dict[str, Any] = {"full_name": self.full_name, "spread": [_round(x) for x in self.spread]}
         if self.target is not None:
             notes |= {"target": self.target, "holds": self.holds}
         if self.aim is not None:
@@ -120,8 +120,8 @@ def _round(x: float) -> float:
 def headline(rows: Iterable[Row], name: str) -> Row | None:
     """The row that stands for a bare name: Python, blocking, the better placement; else the best that there is."""
     candidates = [r for r in rows if r.name == name]
-    for keep in (lambda r: r.api == "python", lambda r: r.wait == "block"):
-        candidates = [r for r in candidates if keep(r)] or candidates
+    candidates = [r for r in candidates if r.api == "python"] or candidates
+    candidates = [r for r in candidates if r.wait == "block"] or candidates
     if not candidates:
         return None
     best = max if candidates[0].better == "higher" else min
