@@ -1,0 +1,38 @@
+"""Socket calls without Python: each takes the lock, waits if it may, and returns a count or -errno.
+
+-EINTR asks the caller to look at signals and to call again; what was done so far is in the out arguments.
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
+
+from ustack._core.base.addr cimport ipaddr
+from ustack._core.base.types cimport ns_t
+from ustack._core.mem.mblk cimport mblk
+from ustack._core.py.driver cimport driver
+from ustack._core.stack.sockets cimport sock
+from ustack._core.tcp.tcp cimport tcb
+from ustack._core.udp.udp cimport udp_meta
+
+cdef enum:
+    NO_WAIT = 0                 # as a deadline: at or before any time there is
+
+# Queue n bytes on a connection; *done counts on. 0 when all are queued. more: MSG_MORE for the last byte.
+# partial: one successful queueing is enough (a non-blocking or timed send).
+cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint partial, ns_t deadline,
+                   bint main_thread, size_t *done) noexcept nogil
+# Take at most n received bytes as a chain that the caller owns: *out NULL with 0 means end of stream.
+cdef int call_recv(driver *d, sock *s, size_t n, bint peek, ns_t deadline, bint main_thread,
+                   mblk **out) noexcept nogil
+# The same, only if it can be had at once without waiting for the lock; -EAGAIN otherwise.
+cdef int call_recv_now(driver *d, sock *s, size_t n, bint peek, mblk **out) noexcept nogil
+cdef int call_connect(driver *d, sock *s, const ipaddr *addr, uint16_t port, ns_t deadline,
+                      bint main_thread) noexcept nogil
+# Wait for the end of a connect that call_connect began.
+cdef int call_connect_wait(driver *d, sock *s, ns_t deadline, bint main_thread) noexcept nogil
+cdef int call_accept(driver *d, sock *s, ns_t deadline, bint main_thread, sock **out) noexcept nogil
+# Datagrams. `taken` is sent as one; to NULL: the connected peer.
+cdef int call_sendto(driver *d, sock *s, mblk *taken, const ipaddr *to, uint16_t port, uint16_t gso_size,
+                     ns_t deadline, bint main_thread) noexcept nogil
+cdef int call_recvfrom(driver *d, sock *s, bint peek, ns_t deadline, bint main_thread, mblk **out,
+                       udp_meta *meta) noexcept nogil

@@ -1,0 +1,253 @@
+"""Socket calls without Python: see calls.pxd.
+
+User memory is touched without the lock only: sends copy into blocks before taking it, receives take references under
+it and copy afterwards (in socket.pyx).
+"""
+
+from libc.errno cimport EAGAIN, EBADF, EDESTADDRREQ, EINPROGRESS, EINVAL, ENOBUFS
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
+
+from ustack._core.base.addr cimport ipaddr
+from ustack._core.base.codes cimport EV_IN, EV_OUT
+from ustack._core.base.ledger cimport LR_TX_COPY
+from ustack._core.base.types cimport ns_t
+from ustack._core.inet.ping cimport ping_meta, ping_recv, ping_send, ping_take_error
+from ustack._core.mem.mblk cimport freemsg, mblk, msgcopyin, msgcopyin_csum
+from ustack._core.py.driver cimport (
+    driver, driver_flush_unlock, driver_lock, driver_try_lock, driver_unlock, driver_wait, sock_note)
+from ustack._core.stack.engine cimport engine_poll
+from ustack._core.stack.sockets cimport SOCK_PING, SOCK_UDP, sock, sock_of_tcb
+from ustack._core.tcp.tcp cimport (
+    TCP_RECV_PEEK, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect, tcp_connect_result, tcp_recv, tcp_send,
+    tcp_send_room, tcp_state)
+from ustack._core.udp.udp cimport udp_connect, udp_meta, udp_recv, udp_send, udp_take_error
+
+cdef enum:
+    SEND_CHUNK = 65536          # bytes copied into one block before they are queued
+
+
+cdef int pause(driver *d, sock *s, uint32_t events, ns_t deadline, bint main_thread, bint *tried) noexcept nogil:
+    """Between two looks at an endpoint: wait, or, for calls that never do, poll once. 0: look again."""
+    if s.closed:
+        return -EBADF
+    if deadline == NO_WAIT:
+        if tried[0]:
+            return -EAGAIN
+        tried[0] = True
+        engine_poll(&d.eng, d.eng.ctx.now, 64)
+        return 0
+    return driver_wait(d, s, events, deadline, main_thread)
+
+
+# --- streams ------------------------------------------------------------------------------------------------------
+
+cdef int wait_for_room(driver *d, sock *s, ns_t deadline, bint main_thread) noexcept nogil:
+    """Under the lock: until something can be queued. 0 or -errno."""
+    cdef bint tried = False
+    cdef int64_t room
+    cdef int r
+    while True:
+        if s.closed:
+            return -EBADF
+        room = tcp_send_room(s.tcp)
+        if room > 0:
+            return 0
+        if room < 0:
+            return <int>room
+        r = pause(d, s, EV_OUT, deadline, main_thread, &tried)
+        if r != 0:
+            return r
+
+
+cdef mblk *copy_in(driver *d, sock *s, const char *p, size_t n) noexcept nogil:
+    if s.csum_stride:
+        return msgcopyin_csum(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, p, n, s.csum_stride)
+    return msgcopyin(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, p, n)
+
+
+cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint partial, ns_t deadline,
+                   bint main_thread, size_t *done) noexcept nogil:
+    cdef size_t chunk
+    cdef mblk *m
+    cdef int64_t sent
+    cdef int r
+    while done[0] < n:
+        chunk = n - done[0] if n - done[0] < SEND_CHUNK else SEND_CHUNK
+        m = copy_in(d, s, p + done[0], chunk)
+        driver_lock(d)
+        r = wait_for_room(d, s, deadline, main_thread)
+        if r != 0 or m == NULL:
+            driver_unlock(d)
+            freemsg(m)
+            return r if r != 0 else -ENOBUFS
+        sent = tcp_send(s.tcp, m, TCP_SEND_MORE if more or done[0] + chunk < n else 0)
+        if s.note_fd >= 0:
+            sock_note(s)
+        driver_flush_unlock(d)
+        if sent < 0:
+            return <int>sent
+        done[0] += sent
+        if partial and deadline != NO_WAIT:
+            break
+    return 0
+
+
+cdef inline int try_recv(sock *s, size_t n, bint peek, mblk **out) noexcept nogil:
+    cdef int err = 0
+    if s.closed:
+        return -EBADF
+    out[0] = tcp_recv(s.tcp, n, TCP_RECV_PEEK if peek else 0, &err)
+    return 0 if out[0] != NULL else err
+
+
+cdef int call_recv(driver *d, sock *s, size_t n, bint peek, ns_t deadline, bint main_thread,
+                   mblk **out) noexcept nogil:
+    cdef bint tried = False
+    cdef int r
+    driver_lock(d)
+    while True:
+        r = try_recv(s, n, peek, out)
+        if r != -EAGAIN:
+            break
+        r = pause(d, s, EV_IN, deadline, main_thread, &tried)
+        if r != 0:
+            break
+    if s.note_fd >= 0:
+        sock_note(s)
+    driver_flush_unlock(d)
+    return r
+
+
+cdef int call_recv_now(driver *d, sock *s, size_t n, bint peek, mblk **out) noexcept nogil:
+    cdef int r
+    if s.note_fd >= 0 or not driver_try_lock(d):
+        return -EAGAIN
+    r = try_recv(s, n, peek, out)
+    if r == -EAGAIN:
+        driver_unlock(d)
+    else:
+        driver_flush_unlock(d)
+    return r
+
+
+cdef int call_connect(driver *d, sock *s, const ipaddr *addr, uint16_t port, ns_t deadline,
+                      bint main_thread) noexcept nogil:
+    cdef int r
+    driver_lock(d)
+    if s.closed:
+        r = -EBADF
+    elif s.kind == SOCK_UDP:
+        r = udp_connect(s.udp, addr, port)
+    else:
+        r = tcp_connect(s.tcp, addr, port)
+    driver_flush_unlock(d)
+    if r != -EINPROGRESS or deadline == NO_WAIT:
+        return r
+    return call_connect_wait(d, s, deadline, main_thread)
+
+
+cdef int call_connect_wait(driver *d, sock *s, ns_t deadline, bint main_thread) noexcept nogil:
+    cdef int r
+    driver_lock(d)
+    while True:
+        if s.closed:
+            r = -EBADF
+            break
+        r = tcp_connect_result(s.tcp)
+        if r != -EINPROGRESS:
+            break
+        r = driver_wait(d, s, EV_OUT, deadline, main_thread)
+        if r != 0:
+            break
+    driver_flush_unlock(d)
+    return r
+
+
+cdef int call_accept(driver *d, sock *s, ns_t deadline, bint main_thread, sock **out) noexcept nogil:
+    cdef bint tried = False
+    cdef tcb *c
+    cdef int r = 0
+    out[0] = NULL
+    driver_lock(d)
+    while True:
+        if s.closed:
+            r = -EBADF
+            break
+        if tcp_state(s.tcp) != TCPS_LISTEN:
+            r = -EINVAL
+            break
+        c = tcp_accept(s.tcp)
+        if c != NULL:
+            out[0] = sock_of_tcb(&d.eng, c)
+            if out[0] == NULL:
+                tcp_abort(c)
+                r = -ENOBUFS
+            break
+        r = pause(d, s, EV_IN, deadline, main_thread, &tried)
+        if r != 0:
+            break
+    if s.note_fd >= 0:
+        sock_note(s)
+    driver_flush_unlock(d)
+    return r
+
+
+# --- datagrams ----------------------------------------------------------------------------------------------------
+
+cdef int take_error(sock *s) noexcept nogil:
+    """The pending error of a datagram endpoint as -errno, 0 if there is none."""
+    return -udp_take_error(s.udp) if s.kind == SOCK_UDP else -ping_take_error(s.ping)
+
+
+cdef int call_sendto(driver *d, sock *s, mblk *taken, const ipaddr *to, uint16_t port, uint16_t gso_size,
+                     ns_t deadline, bint main_thread) noexcept nogil:
+    cdef int r
+    driver_lock(d)
+    if s.closed:
+        freemsg(taken)
+        r = -EBADF
+    elif s.kind == SOCK_PING:
+        # `port` carries the sequence number
+        r = ping_send(s.ping, taken, to, port) if to != NULL else -EDESTADDRREQ
+    else:
+        r = udp_send(s.udp, taken, to, port, gso_size)
+    driver_flush_unlock(d)
+    return r
+
+
+cdef mblk *recv_ping(sock *s, udp_meta *meta, bint peek) noexcept nogil:
+    """The payload of an echo reply; its sequence number stands in for the sender's port."""
+    cdef ping_meta reply
+    cdef mblk *m = ping_recv(s.ping, &reply, peek)
+    if m != NULL:
+        meta.src = reply.src
+        meta.sport = reply.seq
+        meta.ttl = reply.ttl
+    return m
+
+
+cdef int call_recvfrom(driver *d, sock *s, bint peek, ns_t deadline, bint main_thread, mblk **out,
+                       udp_meta *meta) noexcept nogil:
+    cdef bint tried = False
+    cdef int r = 0
+    driver_lock(d)
+    while True:
+        if s.closed:
+            r = -EBADF
+            break
+        if s.kind == SOCK_PING:
+            out[0] = recv_ping(s, meta, peek)
+        else:
+            out[0] = udp_recv(s.udp, meta, peek)
+        if out[0] != NULL:
+            break
+        r = take_error(s)
+        if r == 0:
+            r = pause(d, s, EV_IN, deadline, main_thread, &tried)
+        if r != 0:
+            break
+    if s.note_fd >= 0:
+        sock_note(s)
+    driver_flush_unlock(d)
+    return r

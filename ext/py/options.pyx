@@ -1,0 +1,187 @@
+"""Socket options: see options.pxd."""
+
+import struct
+
+from libc.errno cimport EBADF, EINVAL, ENOPROTOOPT
+from libc.stdint cimport int64_t
+
+from ustack._core.stack.sockets cimport SOCK_PING, SOCK_TCP, SOCK_UDP, sock
+from ustack._core.tcp.tcp cimport (
+    TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2, TCPO_MAXSEG,
+    TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT, TCPO_REUSEADDR, TCPO_REUSEPORT,
+    TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPS_LISTEN, tcp_get_info, tcp_getopt, tcp_info, tcp_setopt,
+    tcp_state, tcp_take_error)
+from ustack._core.udp.udp cimport udp_take_error
+
+cdef enum:
+    # Linux's numbers (asm-generic/socket.h, linux/in.h, linux/tcp.h)
+    SOL_SOCKET = 1
+    SO_REUSEADDR = 2
+    SO_TYPE = 3
+    SO_ERROR = 4
+    SO_BROADCAST = 6
+    SO_SNDBUF = 7
+    SO_RCVBUF = 8
+    SO_KEEPALIVE = 9
+    SO_OOBINLINE = 10
+    SO_LINGER = 13
+    SO_REUSEPORT = 15
+    SO_RCVLOWAT = 18
+    SO_ACCEPTCONN = 30
+    SO_PROTOCOL = 38
+    SO_DOMAIN = 39
+    IPPROTO_IP = 0
+    IP_TOS = 1
+    IP_TTL = 2
+    IPPROTO_TCP = 6
+
+cdef enum:
+    TCP_NODELAY = 1
+    TCP_MAXSEG = 2
+    TCP_CORK = 3
+    TCP_KEEPIDLE = 4
+    TCP_KEEPINTVL = 5
+    TCP_KEEPCNT = 6
+    TCP_LINGER2 = 8
+    TCP_QUICKACK = 12
+    TCP_USER_TIMEOUT = 18
+
+
+cdef int tcp_option(int level, int name) noexcept nogil:
+    """The TCPO_* for Linux's numbers; 0 if there is none."""
+    if level == SOL_SOCKET:
+        return socket_option(name)
+    if level == IPPROTO_IP:
+        return TCPO_TOS if name == IP_TOS else TCPO_TTL if name == IP_TTL else 0
+    if level != IPPROTO_TCP:
+        return 0
+    if name == TCP_NODELAY:
+        return TCPO_NODELAY
+    if name == TCP_MAXSEG:
+        return TCPO_MAXSEG
+    if name == TCP_CORK:
+        return TCPO_CORK
+    if name == TCP_KEEPIDLE:
+        return TCPO_KEEPIDLE
+    if name == TCP_KEEPINTVL:
+        return TCPO_KEEPINTVL
+    if name == TCP_KEEPCNT:
+        return TCPO_KEEPCNT
+    if name == TCP_LINGER2:
+        return TCPO_LINGER2
+    if name == TCP_QUICKACK:
+        return TCPO_QUICKACK
+    if name == TCP_USER_TIMEOUT:
+        return TCPO_USER_TIMEOUT
+    return 0
+
+
+cdef int socket_option(int name) noexcept nogil:
+    if name == SO_REUSEADDR:
+        return TCPO_REUSEADDR
+    if name == SO_REUSEPORT:
+        return TCPO_REUSEPORT
+    if name == SO_KEEPALIVE:
+        return TCPO_KEEPALIVE
+    if name == SO_SNDBUF:
+        return TCPO_SNDBUF
+    if name == SO_RCVBUF:
+        return TCPO_RCVBUF
+    if name == SO_LINGER:
+        return TCPO_LINGER
+    if name == SO_OOBINLINE:
+        return TCPO_OOBINLINE
+    if name == SO_RCVLOWAT:
+        return TCPO_RCVLOWAT
+    return 0
+
+
+cdef int udp_option(sock *s, int level, int name, int64_t *value, bint write) noexcept nogil:
+    """Read or write a field of a UDP endpoint."""
+    if level == SOL_SOCKET and name == SO_BROADCAST:
+        if write:
+            s.udp.broadcast = value[0] != 0
+        value[0] = s.udp.broadcast
+    elif level == SOL_SOCKET and name == SO_REUSEADDR:
+        if write:
+            s.udp.reuse_addr = value[0] != 0
+        value[0] = s.udp.reuse_addr
+    elif level == SOL_SOCKET and name == SO_REUSEPORT:
+        if write:
+            s.udp.reuse_port = value[0] != 0
+        value[0] = s.udp.reuse_port
+    elif level == SOL_SOCKET and name == SO_RCVBUF:
+        if write:
+            s.udp.rcvbuf = value[0] if value[0] > 2048 else 2048
+        value[0] = s.udp.rcvbuf
+    elif level == SOL_SOCKET and name == SO_SNDBUF:
+        value[0] = 1 << 20          # a datagram is handed down at once: nothing is buffered here
+    elif level == IPPROTO_IP and name == IP_TTL:
+        if write:
+            if not 1 <= value[0] <= 255:
+                return -EINVAL
+            s.udp.ttl = <unsigned char>value[0]
+        value[0] = s.udp.ttl
+    elif level == IPPROTO_IP and name == IP_TOS:
+        if write:
+            s.udp.tos = <unsigned char>value[0]
+        value[0] = s.udp.tos
+    else:
+        return -ENOPROTOOPT
+    return 0
+
+
+cdef int option_set(sock *s, int level, int name, int64_t value) noexcept nogil:
+    cdef int option
+    if s.closed:
+        return -EBADF
+    if s.kind == SOCK_UDP:
+        return udp_option(s, level, name, &value, True)
+    if s.kind != SOCK_TCP:
+        return -ENOPROTOOPT
+    if level == SOL_SOCKET and name == SO_BROADCAST:
+        return 0                    # means nothing to a stream, as on Linux
+    option = tcp_option(level, name)
+    return tcp_setopt(s.tcp, option, value) if option else -ENOPROTOOPT
+
+
+cdef int option_get(sock *s, int level, int name, int64_t *value) noexcept nogil:
+    cdef int option
+    if s.closed:
+        return -EBADF
+    if level == SOL_SOCKET and name == SO_ERROR:
+        value[0] = tcp_take_error(s.tcp) if s.kind == SOCK_TCP else 0
+        if s.kind == SOCK_UDP:
+            value[0] = udp_take_error(s.udp)
+        return 0
+    if level == SOL_SOCKET and name == SO_ACCEPTCONN:
+        value[0] = s.kind == SOCK_TCP and tcp_state(s.tcp) == TCPS_LISTEN
+        return 0
+    if s.kind == SOCK_UDP:
+        return udp_option(s, level, name, value, False)
+    if s.kind != SOCK_TCP:
+        return -ENOPROTOOPT
+    if level == SOL_SOCKET and name == SO_BROADCAST:
+        value[0] = 0
+        return 0
+    option = tcp_option(level, name)
+    return tcp_getopt(s.tcp, option, value) if option else -ENOPROTOOPT
+
+
+cdef bytes pack_tcp_info(sock *s):
+    cdef tcp_info i
+    tcp_get_info(s.tcp, &i)
+    mss = i.snd_mss or 536
+    return struct.pack(
+        "=8B24I4Q6I",
+        i.state, i.ca_state, i.retransmits, 0, i.retransmits, i.options, i.snd_wscale | i.rcv_wscale << 4, 0,
+        i.rto // 1000, i.ato // 1000, i.snd_mss, i.rcv_mss,
+        i.accept_queue if i.state == TCPS_LISTEN else -(-i.unacked // mss),
+        i.accept_max if i.state == TCPS_LISTEN else i.sacked // mss,
+        i.lost // mss, i.total_retrans & 0xFFFFFFFF, 0,
+        0, 0, 0, 0,
+        i.pmtu, i.rcv_wnd, i.srtt // 1000, i.rttvar // 1000, min(i.ssthresh // mss, 0x7FFFFFFF), i.cwnd // mss,
+        i.advmss, 3, 0, i.rcv_wnd, i.total_retrans & 0xFFFFFFFF,
+        0, 0, i.bytes_acked, i.bytes_received,
+        i.segs_out & 0xFFFFFFFF, i.segs_in & 0xFFFFFFFF, i.notsent, min(i.min_rtt // 1000, 0xFFFFFFFF), 0, 0,
+    )

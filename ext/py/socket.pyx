@@ -1,0 +1,921 @@
+"""The socket handle: the calls of a socket over one stack. The facade ``ustack.socket`` adds what is plain Python.
+
+Threads: any number of threads may use one socket; close() in one wakes the others with OSError (EBADF).
+Blocking calls release the GIL, poll the links themselves, and can be interrupted by signals.
+"""
+
+import socket as _stdlib
+import struct
+import threading
+import warnings
+import weakref
+
+from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport (
+    EAGAIN, EALREADY, EBADF, EDESTADDRREQ, EINPROGRESS, EINTR, EINVAL, EISCONN, ENOBUFS, ENOTCONN, EOPNOTSUPP,
+    ETIMEDOUT)
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memset
+
+from ustack._core.base.addr cimport ip_from4, ipaddr
+from ustack._core.base.codes cimport EV_IN, EV_OUT
+from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
+from ustack._core.base.types cimport NS_NEVER, ns_t
+from ustack._core.mem.mblk cimport freemsg, linkb, mblk, mblk_len, msgcopyin, msgcopyout, msgdsize
+from ustack._core.py.address cimport format_endpoint, parse_endpoint
+from ustack._core.py.buffers cimport wrap_mblk
+from ustack._core.py.calls cimport (
+    NO_WAIT, call_accept, call_connect, call_connect_wait, call_recv, call_recv_now, call_recvfrom, call_send,
+    call_sendto)
+from ustack._core.py.driver cimport (
+    clock_now, driver, driver_flush_unlock, driver_forget_fired, driver_lock, driver_signal_closed, driver_unlock, linger_until,
+    sock_fileno, sock_note, sock_unfile)
+from ustack._core.py.errors cimport check, fail
+from ustack._core.py.options cimport option_get, option_set, pack_tcp_info
+from ustack._core.py.stack cimport Stack
+from ustack._core.stack.engine cimport engine
+from ustack._core.stack.sockets cimport (
+    SOCK_PING, SOCK_TCP, SOCK_UDP, sock, sock_bind_ping, sock_close, sock_events, sock_free, sock_new)
+from ustack._core.tcp.tcp cimport (
+    TCPO_LINGER, tcp_bind, tcp_getopt, tcp_listen, tcp_local, tcp_remote, tcp_shutdown, tcp_state, tcp_unacked)
+from ustack._core.udp.udp cimport udp_bind, udp_disconnect, udp_meta
+
+cdef enum:
+    AF_INET = 2
+    AF_UNSPEC = 0
+    STREAM = 1
+    DGRAM = 2
+    IPPROTO_ICMP = 1
+    MSG_PEEK = 2
+    MSG_TRUNC = 0x20
+    MSG_DONTWAIT = 0x40
+    MSG_WAITALL = 0x100
+    MSG_MORE = 0x8000
+    KNOWN_FLAGS = 2 | 0x20 | 0x40 | 0x100 | 0x4000 | 0x8000     # with MSG_NOSIGNAL
+    SOL_SOCKET = 1
+    SO_TYPE = 3
+    SO_LINGER = 13
+    SO_PROTOCOL = 38
+    SO_DOMAIN = 39
+    TCP_INFO = 11
+    TCP_CONGESTION = 13
+    # Copies of more than this are made without the GIL: below it, giving it back and taking it costs more.
+    GIL_BYTES = 8192
+
+cdef unsigned long _main_thread = threading.main_thread().ident
+
+# Sockets of each open stack, so that closing the stack can wake whoever waits on them.
+_open: weakref.WeakSet = weakref.WeakSet()
+
+
+cdef inline bint on_main_thread() noexcept:
+    return threading.get_ident() == _main_thread
+
+
+cdef object timed_out(ns_t timeout_ns):
+    if timeout_ns == 0:
+        raise BlockingIOError(EAGAIN, "Resource temporarily unavailable")
+    raise TimeoutError("timed out")
+
+
+def _close_all(Stack stack):
+    """Close every socket of a stack that is being closed; whoever waits on one wakes with EBADF."""
+    cdef Socket one
+    for one in list(_open):
+        if one.stack is stack:
+            one._close()
+
+
+cdef class Socket:
+    """A socket over one stack; the methods, arguments and errors are those of the standard ``socket.socket``.
+
+    family: AF_INET; type: SOCK_STREAM, SOCK_DGRAM; proto: 0, or IPPROTO_ICMP with SOCK_DGRAM for echo requests.
+    """
+
+    def __cinit__(self, Stack stack not None, int family=AF_INET, int type=STREAM, int proto=0, *, _accepted=None):
+        self.stack = stack
+        self.d = stack.d
+        self.timeout_ns = 0 if stack.d.manual else -1
+        self.family = family
+        self.type = type & 0xF
+        self.proto = proto
+        self.closed = True
+        if _accepted is not None:
+            return
+        kind = _kind(family, self.type, proto)
+        if type & 0x800:            # SOCK_NONBLOCK
+            self.timeout_ns = 0
+        stack.enter()
+        driver_lock(self.d)
+        self.s = sock_new(&self.d.eng, kind)
+        driver_unlock(self.d)
+        stack.leave()
+        if self.s == NULL:
+            fail(-ENOBUFS, "cannot make a socket")
+        self.closed = False
+        _open.add(self)
+
+    def __dealloc__(self):
+        if self.s != NULL:
+            if not self.stack.closed and not self.d.forked:
+                driver_lock(self.d)
+                sock_close(self.s, False)
+                sock_unfile(self.s)
+                if self.s.fired:
+                    driver_forget_fired(self.d, self.s)
+                driver_flush_unlock(self.d)
+            sock_free(self.s)
+            self.s = NULL
+
+    def __del__(self):
+        if not self.closed and self.s != NULL:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self._close()
+
+    def __repr__(self):
+        kind = {STREAM: "SOCK_STREAM", DGRAM: "SOCK_DGRAM"}.get(self.type, self.type)
+        text = f"<{type(self).__module__}.{type(self).__name__} {'[closed] ' if self.closed else ''}type={kind}"
+        if not self.closed and not self.stack.closed:
+            text += f" laddr={self.getsockname()}"
+            try:
+                text += f" raddr={self.getpeername()}"
+            except OSError:
+                pass
+        return text + ">"
+
+    cdef int enter(self) except -1:
+        if self.closed:
+            raise OSError(EBADF, "Bad file descriptor")
+        return self.stack.enter()
+
+    cdef void leave(self) noexcept:
+        self.stack.leave()
+
+    cdef ns_t deadline(self) noexcept:
+        if self.timeout_ns < 0:
+            return NS_NEVER
+        if self.timeout_ns == 0:
+            return NO_WAIT
+        return clock_now() + self.timeout_ns
+
+    def _need(self, int kind, str call):
+        if self.s.kind != kind:
+            raise OSError(EOPNOTSUPP, f"{call}(): Operation not supported on this type of socket")
+
+    # --- modes ------------------------------------------------------------------------------------------------------
+
+    def settimeout(self, value):
+        """None: wait for ever; 0: never wait; else seconds. A stack on a VirtualClock never waits."""
+        if value is None:
+            if self.d.manual:
+                raise ValueError("a stack on a VirtualClock never waits: use non-blocking calls and advance_to()")
+            self.timeout_ns = -1
+            return
+        if value < 0:
+            raise ValueError("Timeout value out of range")
+        if value > 0 and self.d.manual:
+            raise ValueError("a stack on a VirtualClock never waits: use non-blocking calls and advance_to()")
+        self.timeout_ns = <ns_t>min(value * 1e9, 4e18)
+        if value > 0 and self.timeout_ns == 0:
+            self.timeout_ns = 1
+
+    def gettimeout(self):
+        """Seconds, or None; see settimeout."""
+        return None if self.timeout_ns < 0 else self.timeout_ns / 1e9
+
+    def setblocking(self, flag):
+        """True: settimeout(None); False: settimeout(0)."""
+        self.settimeout(None if flag else 0.0)
+
+    def getblocking(self) -> bool:
+        """Whether calls may wait."""
+        return self.timeout_ns != 0
+
+    timeout = property(gettimeout)
+
+    # --- names ------------------------------------------------------------------------------------------------------
+
+    def bind(self, address):
+        """Bind to (host, port); port 0 chooses an ephemeral one (RFC 6056)."""
+        cdef ipaddr host
+        cdef uint16_t port = 0
+        cdef int r
+        parse_endpoint(address, &host, &port, "bind")
+        self.enter()
+        driver_lock(self.d)
+        if self.s.kind == SOCK_TCP:
+            r = tcp_bind(self.s.tcp, &host, port)
+        elif self.s.kind == SOCK_UDP:
+            r = udp_bind(self.s.udp, &host, port)
+        else:
+            r = sock_bind_ping(self.s, port)
+        driver_unlock(self.d)
+        self.leave()
+        check(r, f"cannot bind to {address}")
+
+    def listen(self, backlog=128):
+        """Accept connections: at most `backlog` wait for accept()."""
+        cdef int r
+        cdef int n = max(0, min(backlog, 65535))
+        self.enter()
+        self._finish(self._need, SOCK_TCP, "listen")
+        driver_lock(self.d)
+        r = tcp_listen(self.s.tcp, n)
+        driver_flush_unlock(self.d)
+        self.leave()
+        check(r, "cannot listen")
+
+    def _finish(self, function, *args):
+        """Call `function`, leaving the stack if it raises."""
+        try:
+            function(*args)
+        except BaseException:
+            self.leave()
+            raise
+
+    def getsockname(self):
+        """(host, port) of this end; ("0.0.0.0", 0) before it is bound."""
+        cdef ipaddr a = ip_from4(0)
+        cdef uint16_t port = 0
+        self.enter()
+        driver_lock(self.d)
+        if self.s.tcp != NULL:
+            tcp_local(self.s.tcp, &a, &port)
+        elif self.s.udp != NULL:
+            a = self.s.udp.entry.key.laddr
+            port = self.s.udp.entry.key.lport
+        elif self.s.ping != NULL:
+            port = self.s.ping.id
+        driver_unlock(self.d)
+        self.leave()
+        if a.hi == 0 and a.lo == 0:
+            a = ip_from4(0)
+        return format_endpoint(&a, port)
+
+    def getpeername(self):
+        """(host, port) of the other end; ENOTCONN if there is none."""
+        cdef ipaddr a = ip_from4(0)
+        cdef uint16_t port = 0
+        cdef bint connected = False
+        self.enter()
+        driver_lock(self.d)
+        if self.s.tcp != NULL:
+            tcp_remote(self.s.tcp, &a, &port)
+            connected = port != 0 and tcp_state(self.s.tcp) not in (2, 7, 10)
+        elif self.s.udp != NULL and self.s.udp.connected:
+            a = self.s.udp.entry.key.raddr
+            port = self.s.udp.entry.key.rport
+            connected = True
+        driver_unlock(self.d)
+        self.leave()
+        if not connected:
+            raise OSError(ENOTCONN, "Transport endpoint is not connected")
+        return format_endpoint(&a, port)
+
+    # --- connecting -------------------------------------------------------------------------------------------------
+
+    def connect(self, address):
+        """Connect to (host, port); a datagram socket only remembers it, and sees errors."""
+        r = self._connect(address)
+        if r == -EAGAIN:
+            raise TimeoutError("timed out")
+        check(r, f"cannot connect to {address}")
+
+    def connect_ex(self, address) -> int:
+        """As connect, but returns the errno (0: connected)."""
+        return -self._connect(address)
+
+    def _connect(self, address) -> int:
+        cdef ipaddr host
+        cdef uint16_t port = 0
+        cdef ns_t deadline
+        cdef bint main_thread = on_main_thread()
+        cdef int r
+        if self.s != NULL and self.s.kind == SOCK_UDP and address is not None and address[0] is None:
+            return self._disconnect()
+        parse_endpoint(address, &host, &port, "connect")
+        self.enter()
+        try:
+            if self.s.kind == SOCK_PING:
+                raise OSError(EOPNOTSUPP, "connect(): Operation not supported on this type of socket")
+            deadline = self.deadline()
+            with nogil:
+                r = call_connect(self.d, self.s, &host, port, deadline, main_thread)
+            while r == -EINTR:
+                PyErr_CheckSignals()
+                with nogil:
+                    r = call_connect_wait(self.d, self.s, deadline, main_thread)
+            return r
+        finally:
+            self.leave()
+
+    def _disconnect(self) -> int:
+        cdef int r
+        self.enter()
+        driver_lock(self.d)
+        r = udp_disconnect(self.s.udp)
+        driver_unlock(self.d)
+        self.leave()
+        return r
+
+    def _accept(self):
+        """A connected socket of this very class."""
+        cdef sock *child = NULL
+        cdef ns_t deadline
+        cdef bint main_thread = on_main_thread()
+        cdef int r
+        cdef Socket made
+        self.enter()
+        try:
+            self._need(SOCK_TCP, "accept")
+            deadline = self.deadline()
+            while True:
+                with nogil:
+                    r = call_accept(self.d, self.s, deadline, main_thread, &child)
+                if r != -EINTR:
+                    break
+                PyErr_CheckSignals()
+        finally:
+            self.leave()
+        if r == -EAGAIN:
+            timed_out(self.timeout_ns)
+        check(r, "cannot accept")
+        made = Socket.__new__(type(self), self.stack, self.family, self.type, self.proto, _accepted=True)
+        made.s = child
+        made.closed = False
+        _open.add(made)
+        return made
+
+    def accept(self):
+        """Wait for a connection: (socket, (host, port))."""
+        made = self._accept()
+        try:
+            return made, made.getpeername()
+        except OSError:
+            # It was reset before we came to look: the socket tells when it is used, as on Linux.
+            return made, ("0.0.0.0", 0)
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    cdef size_t _send_bytes(self, const char *p, size_t n, int flags, bint partial) except? 0:
+        """Send n bytes of a stream; returns how many went. Raises if none did."""
+        cdef size_t done = 0
+        cdef ns_t deadline = NO_WAIT if flags & MSG_DONTWAIT else self.deadline()
+        cdef bint main_thread = False
+        cdef bint more = flags & MSG_MORE != 0
+        cdef int r
+        if deadline == NO_WAIT and n <= GIL_BYTES:
+            r = call_send(self.d, self.s, p, n, more, partial, NO_WAIT, False, &done)
+        else:
+            main_thread = on_main_thread()
+            while True:
+                with nogil:
+                    r = call_send(self.d, self.s, p, n, more, partial, deadline, main_thread, &done)
+                if r != -EINTR:
+                    break
+                PyErr_CheckSignals()
+        if r == 0 or (partial and done):
+            return done
+        if r == -EAGAIN:
+            timed_out(0 if deadline == NO_WAIT else 1)
+        fail(r)
+        return 0
+
+    def send(self, data, int flags=0) -> int:
+        """Send bytes; returns how many were taken (all of them on a blocking stream socket)."""
+        cdef Py_buffer b
+        cdef size_t n
+        self.enter()
+        try:
+            if self.s.kind != SOCK_TCP:
+                return self._send_datagram(data, None, flags)
+            PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
+            try:
+                n = self._send_bytes(<const char *>b.buf, b.len, flags, self.timeout_ns >= 0)
+            finally:
+                PyBuffer_Release(&b)
+            return n
+        finally:
+            self.leave()
+
+    def sendall(self, data, int flags=0):
+        """Send all bytes. After an error there is no telling how much went, as with the standard socket."""
+        cdef Py_buffer b
+        self.enter()
+        try:
+            if self.s.kind != SOCK_TCP:
+                self._send_datagram(data, None, flags)
+                return
+            PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
+            try:
+                if b.len:
+                    self._send_bytes(<const char *>b.buf, b.len, flags, False)
+            finally:
+                PyBuffer_Release(&b)
+        finally:
+            self.leave()
+
+    def sendto(self, data, *args):
+        """sendto(data, address) or sendto(data, flags, address)."""
+        if not 1 <= len(args) <= 2:
+            raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(args)} given)")
+        flags = args[0] if len(args) == 2 else 0
+        self.enter()
+        try:
+            if self.s.kind == SOCK_TCP:
+                return self.send(data, flags)
+            return self._send_datagram(data, args[-1], flags)
+        finally:
+            self.leave()
+
+    def _send_datagram(self, data, address, int flags, int gso_size=0):
+        cdef Py_buffer b
+        cdef mblk *m = NULL
+        cdef ssize_t n
+        if self.s.kind == SOCK_PING:
+            data, address = _echo_request(data, address)
+        PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
+        n = b.len
+        if n <= 65536 or gso_size:
+            m = msgcopyin(self.d.eng.ctx.mem, &self.d.eng.ctx.book, LR_TX_COPY, b.buf, b.len)
+        PyBuffer_Release(&b)
+        if n > 65536 and not gso_size:
+            raise OSError(90, "Message too long")
+        if m == NULL:
+            fail(-ENOBUFS)
+        return self._post_datagram(m, n, address, flags, gso_size)
+
+    cdef object _post_datagram(self, mblk *m, ssize_t n, object address, int flags, int gso_size):
+        """Send a message block as one datagram (or a train of gso_size ones); takes it."""
+        cdef ipaddr host
+        cdef ipaddr *to = NULL
+        cdef uint16_t port = 0
+        cdef int r
+        if address is not None:
+            try:
+                parse_endpoint(address, &host, &port, "sendto")
+            except BaseException:
+                freemsg(m)
+                raise
+            to = &host
+        r = call_sendto(self.d, self.s, m, to, port, gso_size, NO_WAIT, False)
+        check(r)
+        return n
+
+    def sendmsg(self, buffers, ancdata=(), int flags=0, address=None) -> int:
+        """Send several buffers as one; ancillary data: only (IPPROTO_UDP, UDP_SEGMENT, size as bytes)."""
+        cdef size_t total = 0
+        cdef int gso_size = 0
+        for level, kind, value in ancdata:
+            if (level, kind) != (17, 103):
+                raise OSError(EINVAL, "sendmsg(): of ancillary data only UDP_SEGMENT is known here")
+            gso_size = int.from_bytes(value, "little") if not isinstance(value, int) else value
+        views = [memoryview(b).cast("B") for b in buffers]
+        if self.type == DGRAM:
+            self.enter()
+            try:
+                return self._send_datagram(b"".join(views), address, flags, gso_size)
+            finally:
+                self.leave()
+        for k, view in enumerate(views):
+            more = flags | (MSG_MORE if k + 1 < len(views) else 0)
+            try:
+                sent = self.send(view, more)
+            except BlockingIOError:
+                if total:
+                    break
+                raise
+            total += sent
+            if sent < view.nbytes:
+                break
+        return total
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    cdef mblk *_take(self, size_t n, int flags) except? NULL:
+        """A chain of at most n received bytes that the caller owns; NULL at the end of the stream."""
+        cdef mblk *m = NULL
+        cdef ns_t deadline
+        cdef bint main_thread
+        cdef bint peek = flags & MSG_PEEK != 0
+        cdef int r = call_recv_now(self.d, self.s, n, peek, &m)
+        if r == -EAGAIN:
+            deadline = NO_WAIT if flags & MSG_DONTWAIT else self.deadline()
+            main_thread = on_main_thread()
+            while True:
+                with nogil:
+                    r = call_recv(self.d, self.s, n, peek, deadline, main_thread, &m)
+                if r != -EINTR:
+                    break
+                PyErr_CheckSignals()
+            if r == -EAGAIN:
+                timed_out(0 if deadline == NO_WAIT else 1)
+        if r != 0:
+            fail(r)
+        return m
+
+    cdef size_t _copy_out(self, mblk *m, void *to, size_t n) noexcept:
+        """Copy a taken chain to the caller's memory and free it."""
+        cdef size_t got
+        if n > GIL_BYTES:
+            with nogil:
+                got = msgcopyout(&self.d.eng.ctx.book, LR_RX_COPY, m, 0, to, n)
+                freemsg(m)
+        else:
+            got = msgcopyout(&self.d.eng.ctx.book, LR_RX_COPY, m, 0, to, n)
+            freemsg(m)
+        return got
+
+    def recv(self, ssize_t bufsize, int flags=0) -> bytes:
+        """At most bufsize received bytes; b"" at the end of the stream."""
+        cdef mblk *m
+        cdef size_t n
+        if bufsize < 0:
+            raise ValueError("negative buffersize in recv")
+        self.enter()
+        try:
+            if self.s.kind != SOCK_TCP:
+                return self._recv_datagram(bufsize, flags)[0]
+            if flags & MSG_WAITALL and not flags & MSG_PEEK:
+                return self._recv_all(bufsize, flags)
+            if bufsize == 0:
+                return b""
+            m = self._take(bufsize, flags)
+            if m == NULL:
+                return b""
+            n = msgdsize(m)
+            data = PyBytes_FromStringAndSize(NULL, n)
+            self._copy_out(m, PyBytes_AS_STRING(data), n)
+            return data
+        finally:
+            self.leave()
+
+    def _recv_all(self, ssize_t bufsize, int flags) -> bytes:
+        """MSG_WAITALL: until bufsize bytes, the end of the stream, or an error with nothing in hand."""
+        parts = []
+        left = bufsize
+        while left > 0:
+            try:
+                part = self.recv(left, flags & ~MSG_WAITALL)
+            except OSError:
+                if parts:
+                    break
+                raise
+            if not part:
+                break
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+
+    def recv_into(self, buffer, ssize_t nbytes=0, int flags=0) -> int:
+        """Receive into a writable buffer; returns the number of bytes, 0 at the end of the stream."""
+        cdef Py_buffer b
+        cdef mblk *m
+        cdef size_t n
+        if nbytes < 0:
+            raise ValueError("negative buffersize in recv_into")
+        self.enter()
+        PyObject_GetBuffer(buffer, &b, PyBUF_CONTIG)
+        try:
+            if nbytes > b.len:
+                raise ValueError("buffer too small for requested bytes")
+            n = nbytes if nbytes else b.len
+            if self.s.kind != SOCK_TCP:
+                self._need(SOCK_UDP, "recv_into")
+                return self._recv_datagram_into(<char *>b.buf, n, flags)[0]
+            if n == 0:
+                return 0
+            if flags & MSG_WAITALL and not flags & MSG_PEEK:
+                return self._recv_all_into(memoryview(buffer).cast("B")[:n], flags)
+            m = self._take(n, flags)
+            if m == NULL:
+                return 0
+            return self._copy_out(m, b.buf, n)
+        finally:
+            PyBuffer_Release(&b)
+            self.leave()
+
+    def _recv_all_into(self, view, int flags) -> int:
+        got = 0
+        while got < len(view):
+            try:
+                n = self.recv_into(view[got:], 0, flags & ~MSG_WAITALL)
+            except OSError:
+                if got:
+                    break
+                raise
+            if n == 0:
+                break
+            got += n
+        return got
+
+    def recv_buffers(self, ssize_t bufsize=1 << 20, int flags=0) -> list:
+        """Lend received storage without a copy: a list of ``ustack.buffers.Mblk``, read-only, at most bufsize bytes.
+
+        An empty list is the end of the stream. The storage goes back to the stack when the last reference does;
+        until then the receive window is smaller by nothing, but the memory budget is.
+        """
+        cdef mblk *m
+        cdef mblk *rest
+        self.enter()
+        try:
+            self._need(SOCK_TCP, "recv_buffers")
+            if bufsize <= 0:
+                raise ValueError("bufsize must be at least 1")
+            m = self._take(bufsize, flags)
+            lent = []
+            while m != NULL:
+                rest = m.cont
+                m.cont = NULL
+                if mblk_len(m):
+                    lent.append(wrap_mblk(m, self.d.eng.ctx.mem))
+                else:
+                    freemsg(m)
+                m = rest
+            return lent
+        finally:
+            self.leave()
+
+    cdef mblk *_take_datagram(self, int flags, udp_meta *meta) except NULL:
+        cdef mblk *m = NULL
+        cdef ns_t deadline = NO_WAIT if flags & MSG_DONTWAIT else self.deadline()
+        cdef bint main_thread = on_main_thread()
+        cdef bint peek = flags & MSG_PEEK != 0
+        cdef int r
+        while True:
+            with nogil:
+                r = call_recvfrom(self.d, self.s, peek, deadline, main_thread, &m, meta)
+            if r != -EINTR:
+                break
+            PyErr_CheckSignals()
+        if r == -EAGAIN:
+            timed_out(0 if deadline == NO_WAIT else 1)
+        if r != 0:
+            fail(r)
+        return m
+
+    def _recv_datagram(self, ssize_t bufsize, int flags):
+        """(data, address, whole length)"""
+        cdef udp_meta meta
+        cdef mblk *m = self._take_datagram(flags, &meta)
+        cdef size_t whole = msgdsize(m)
+        cdef size_t n = whole if whole < <size_t>bufsize else bufsize
+        data = PyBytes_FromStringAndSize(NULL, n)
+        self._copy_out(m, PyBytes_AS_STRING(data), n)
+        if self.s.kind == SOCK_PING:
+            # As Linux's ping sockets give it: with the ICMP header in front.
+            data = struct.pack("!BBHHH", 0, 0, 0, self.s.ping.id, meta.sport) + data
+            return data[:bufsize], format_endpoint(&meta.src, 0), whole + 8
+        return data, format_endpoint(&meta.src, meta.sport), whole
+
+    cdef tuple _recv_datagram_into(self, char *to, size_t room, int flags):
+        cdef udp_meta meta
+        cdef mblk *m = self._take_datagram(flags, &meta)
+        cdef size_t whole = msgdsize(m)
+        cdef size_t n = whole if whole < room else room
+        self._copy_out(m, to, n)
+        return (whole if flags & MSG_TRUNC else n), format_endpoint(&meta.src, meta.sport), whole
+
+    def recvfrom(self, ssize_t bufsize, int flags=0):
+        """(data, (host, port) of the sender)."""
+        if bufsize < 0:
+            raise ValueError("negative buffersize in recvfrom")
+        if self.type == STREAM:
+            return self.recv(bufsize, flags), None
+        self.enter()
+        try:
+            return self._recv_datagram(bufsize, flags)[:2]
+        finally:
+            self.leave()
+
+    def recvfrom_into(self, buffer, ssize_t nbytes=0, int flags=0):
+        """(number of bytes, (host, port) of the sender)."""
+        cdef Py_buffer b
+        if nbytes < 0:
+            raise ValueError("negative buffersize in recvfrom_into")
+        if self.type == STREAM:
+            return self.recv_into(buffer, nbytes, flags), None
+        self.enter()
+        PyObject_GetBuffer(buffer, &b, PyBUF_CONTIG)
+        try:
+            self._need(SOCK_UDP, "recvfrom_into")
+            if nbytes > b.len:
+                raise ValueError("nbytes is greater than the length of the buffer")
+            return self._recv_datagram_into(<char *>b.buf, nbytes if nbytes else b.len, flags)[:2]
+        finally:
+            PyBuffer_Release(&b)
+            self.leave()
+
+    def recvmsg(self, ssize_t bufsize, ssize_t ancbufsize=0, int flags=0):
+        """(data, [], msg_flags, address); MSG_TRUNC in msg_flags if a datagram was longer than bufsize."""
+        if self.type == STREAM:
+            return self.recv(bufsize, flags), [], 0, None
+        self.enter()
+        try:
+            data, address, whole = self._recv_datagram(bufsize, flags)
+        finally:
+            self.leave()
+        return data, [], MSG_TRUNC if whole > len(data) else 0, address
+
+    def recvmsg_into(self, buffers, ssize_t ancbufsize=0, int flags=0):
+        """Scatter into several buffers: (number of bytes, [], msg_flags, address)."""
+        views = [memoryview(b).cast("B") for b in buffers]
+        data, anc, msg_flags, address = self.recvmsg(sum(v.nbytes for v in views), ancbufsize, flags)
+        at = 0
+        for view in views:
+            part = data[at:at + view.nbytes]
+            view[:len(part)] = part
+            at += len(part)
+        return len(data), anc, msg_flags, address
+
+    # --- options ----------------------------------------------------------------------------------------------------
+
+    def setsockopt(self, int level, int optname, value, optlen=None):
+        """As the standard socket's, with Linux's numbers; ENOPROTOOPT for options that mean nothing here."""
+        cdef int64_t number
+        cdef int r
+        if level == 6 and optname == TCP_CONGESTION:
+            if bytes(value).rstrip(b"\0") not in (b"reno", b"newreno"):
+                raise FileNotFoundError(2, f"no congestion control {value!r}: there is b'newreno'")
+            return
+        number = _option_value(level, optname, value)
+        self.enter()
+        driver_lock(self.d)
+        r = option_set(self.s, level, optname, number)
+        driver_flush_unlock(self.d)
+        self.leave()
+        check(r, f"option {level}, {optname}")
+
+    def getsockopt(self, int level, int optname, int buflen=0):
+        """An int, or bytes if buflen is given (TCP_INFO: Linux's struct tcp_info)."""
+        cdef int64_t value = 0
+        cdef int r
+        self.enter()
+        try:
+            if level == SOL_SOCKET and optname in (SO_TYPE, SO_PROTOCOL, SO_DOMAIN):
+                value = {SO_TYPE: self.type, SO_PROTOCOL: self._protocol(), SO_DOMAIN: self.family}[optname]
+                return value
+            if level == 6 and optname == TCP_CONGESTION:
+                return b"newreno".ljust(max(buflen, 8), b"\0")[:buflen or 16]
+            if level == 6 and optname == TCP_INFO and self.s.kind == SOCK_TCP:
+                return pack_tcp_info(self.s)[:buflen or 192]
+            driver_lock(self.d)
+            r = option_get(self.s, level, optname, &value)
+            driver_unlock(self.d)
+        finally:
+            self.leave()
+        check(r, f"option {level}, {optname}")
+        if level == SOL_SOCKET and optname == SO_LINGER:
+            packed = struct.pack("ii", value >= 0, max(value, 0))
+            return packed[:buflen] if buflen else int(value >= 0)
+        return struct.pack("i", value)[:buflen] if buflen else int(value)
+
+    def _protocol(self) -> int:
+        return self.proto or {STREAM: 6, DGRAM: 17}[self.type]
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def shutdown(self, int how):
+        """SHUT_RD, SHUT_WR or SHUT_RDWR: end one direction, or both."""
+        cdef int r
+        if how not in (0, 1, 2):
+            raise OSError(EINVAL, "shutdown(): how is SHUT_RD, SHUT_WR or SHUT_RDWR")
+        self.enter()
+        driver_lock(self.d)
+        if self.s.kind == SOCK_TCP:
+            r = tcp_shutdown(self.s.tcp, how)
+        elif self.s.kind == SOCK_UDP:
+            r = shut_datagrams(self.s, how)
+        else:
+            r = -EOPNOTSUPP
+        driver_signal_closed(self.d, self.s)
+        driver_flush_unlock(self.d)
+        self.leave()
+        check(r)
+
+    def _close(self):
+        """Let go of the endpoint: FIN after what is queued, or RST (unread data, linger 0)."""
+        cdef int64_t linger = -1
+        if self.closed:
+            return
+        self.closed = True
+        if self.stack.closed or self.d.forked:
+            return
+        self.stack.enter()
+        try:
+            driver_lock(self.d)
+            if self.s.kind == SOCK_TCP:
+                tcp_getopt(self.s.tcp, TCPO_LINGER, &linger)
+                if linger > 0 and self.timeout_ns != 0:
+                    tcp_shutdown(self.s.tcp, 1)
+            driver_flush_unlock(self.d)
+            if linger > 0 and self.timeout_ns != 0:
+                self._linger(linger)
+            driver_lock(self.d)
+            sock_close(self.s, False)
+            driver_signal_closed(self.d, self.s)
+            sock_unfile(self.s)
+            if self.s.fired:
+                driver_forget_fired(self.d, self.s)
+            self.s.watched = False
+            driver_flush_unlock(self.d)
+        finally:
+            self.stack.leave()
+
+    def _linger(self, int64_t seconds):
+        """SO_LINGER: wait until all is acknowledged, or for so many seconds."""
+        linger_until(self.d, _delivered, self.s, clock_now() + seconds * 1000000000)
+
+    def close(self):
+        """Close the socket; threads blocked on it wake with OSError. Idempotent."""
+        self._close()
+
+    def fileno(self) -> int:
+        """A descriptor that mirrors readiness for select, poll and epoll; -1 when closed. Not for reading itself."""
+        cdef int r
+        if self.closed:
+            return -1
+        if self.d.manual:
+            raise ValueError("a socket of a stack on a VirtualClock has no descriptor")
+        self.enter()
+        driver_lock(self.d)
+        r = sock_fileno(self.d, self.s)
+        driver_unlock(self.d)
+        self.leave()
+        return check(r, "cannot make a descriptor")
+
+    def _watch(self) -> int:
+        """For event loops: from now on Stack._take_fired() tells when something happened here. Returns its token."""
+        self.enter()
+        driver_lock(self.d)
+        self.s.watched = True
+        driver_unlock(self.d)
+        self.leave()
+        return <size_t>self.s
+
+    def _events(self) -> int:
+        """EV_IN, EV_OUT, EV_ERR, EV_HUP as poll(2) has them: what holds now."""
+        cdef uint32_t events
+        self.enter()
+        driver_lock(self.d)
+        events = sock_events(self.s)
+        driver_unlock(self.d)
+        self.leave()
+        return events
+
+
+def _echo_request(data, address):
+    """An echo request as Linux's ping sockets take it (ICMP header and payload) into (payload, (host, sequence))."""
+    raw = bytes(data)
+    if len(raw) < 8 or raw[0] != 8 or raw[1] != 0:
+        raise OSError(EINVAL, "an echo socket sends ICMP echo requests: type 8, code 0, 8 bytes of header or more")
+    if address is None:
+        raise OSError(EDESTADDRREQ, "Destination address required")
+    return raw[8:], (address[0], int.from_bytes(raw[6:8], "big"))
+
+
+cdef int shut_datagrams(sock *s, int how) noexcept nogil:
+    if not s.udp.connected:
+        return -ENOTCONN
+    if how != 1:
+        s.udp.shut_rd = True
+    if how != 0:
+        s.udp.shut_wr = True
+    return 0
+
+
+cdef bint _delivered(void *arg) noexcept nogil:
+    cdef sock *s = <sock *>arg
+    return s.tcp == NULL or tcp_unacked(s.tcp) == 0
+
+
+cdef int _kind(int family, int type, int proto) except -1:
+    if family != AF_INET:
+        raise OSError(97, "Address family not supported: this stack has AF_INET")
+    if type == STREAM and proto in (0, 6):
+        return SOCK_TCP
+    if type == DGRAM and proto in (0, 17):
+        return SOCK_UDP
+    if type == DGRAM and proto == IPPROTO_ICMP:
+        return SOCK_PING
+    raise OSError(93, f"Protocol not supported: type {type} with protocol {proto}")
+
+
+def _option_value(level, optname, value) -> int:
+    """The number behind an int or a packed C structure (int, struct linger, struct timeval)."""
+    if isinstance(value, int):
+        if level == SOL_SOCKET and optname == SO_LINGER:
+            raise OSError(EINVAL, "SO_LINGER takes struct.pack('ii', onoff, seconds)")
+        return value
+    raw = bytes(value)
+    if level == SOL_SOCKET and optname == SO_LINGER:
+        if len(raw) < 8:
+            raise OSError(EINVAL, "SO_LINGER takes struct.pack('ii', onoff, seconds)")
+        on, seconds = struct.unpack_from("ii", raw)
+        return seconds if on else -1
+    if len(raw) < 4:
+        raise OSError(EINVAL, "the option's value is an int, or at least 4 bytes")
+    return struct.unpack_from("i", raw)[0]

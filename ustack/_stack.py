@@ -1,0 +1,68 @@
+"""``ustack.Stack``: the core's stack with sockets as Python programs know them. No protocol logic."""
+
+from __future__ import annotations
+
+import struct
+from time import monotonic_ns
+from typing import Any
+
+from ustack._core.py.stack import Stack as _Stack
+from ustack.socket import AF_INET, IPPROTO_ICMP, SOCK_DGRAM, SOCK_STREAM, socket
+from ustack.socket import create_connection as _create_connection
+from ustack.socket import create_server as _create_server
+
+
+class Stack(_Stack):
+    """A TCP/IP stack in user space, as a value.
+
+    ::
+
+        with ustack.Stack() as net:
+            net.add_interface(ustack.Tap("us0"), addresses=["10.9.0.2/24"], gateway="10.9.0.1")
+            with net.create_connection(("10.9.0.1", 80)) as s:
+                s.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+
+    ``clock``: None for the machine's monotonic clock, or a VirtualClock: then nothing happens by itself, no call
+    ever waits, and the same seed gives the same packets. ``seed``: int, bytes or str that determines all randomness;
+    None for real entropy. ``memory``: hard budget in bytes for packet storage; None for no bound. ``busy_poll``:
+    seconds for which a waiting call spins before it sleeps; None adapts between 0 and 20 microseconds.
+
+    Threads: every method may be called from any thread. A stack does not survive ``fork``.
+    Raises ValueError for arguments that make no sense, OSError where the system refuses something.
+    """
+
+    def socket(self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0) -> socket:
+        """A new socket on this stack, as ``socket.socket(family, type, proto)``."""
+        return socket(family, type, proto, stack=self)
+
+    def create_connection(
+        self, address: tuple[str, int], timeout: Any = ..., source_address: tuple[str, int] | None = None,
+    ) -> socket:
+        """Connect to (host, port); ``timeout`` in seconds holds for the connect and afterwards.
+
+        Raises ConnectionRefusedError, TimeoutError, OSError (ENETUNREACH, EHOSTUNREACH, ...).
+        """
+        return _create_connection(address, timeout, source_address, stack=self)
+
+    def create_server(
+        self, address: tuple[str, int], *, backlog: int | None = None, reuse_port: bool = False,
+    ) -> socket:
+        """A listening socket bound to (host, port). Raises OSError (EADDRINUSE, EADDRNOTAVAIL)."""
+        return _create_server(address, backlog=backlog, reuse_port=reuse_port, stack=self)
+
+    def ping(self, host: str, *, size: int = 56, timeout: float = 1.0, sequence: int = 1) -> float:
+        """One ICMP echo (RFC 792) with ``size`` bytes of payload, 0 to 65507: seconds until the answer came.
+
+        Raises TimeoutError, OSError (ENETUNREACH, EHOSTUNREACH, EMSGSIZE).
+        """
+        if not 0 <= size <= 65507:
+            raise ValueError("size is the payload of an echo request, 0 to 65507 bytes")
+        request = struct.pack("!BBHHH", 8, 0, 0, 0, sequence) + bytes(k & 0xFF for k in range(size))
+        with self.socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP) as s:
+            s.settimeout(timeout)
+            began = monotonic_ns()
+            s.sendto(request, (host, 0))
+            while True:
+                answer, (source, _) = s.recvfrom(65535)
+                if source == host and answer[6:] == request[6:]:
+                    return (monotonic_ns() - began) / 1e9

@@ -1,0 +1,313 @@
+"""The standard ``socket`` module's interface over a stack in user space.
+
+``ustack.socket.use(stack)`` chooses the stack; after that the module stands in for ``socket``: the same classes,
+functions, constants and errors, for AF_INET with SOCK_STREAM and SOCK_DGRAM. Names are not looked up: hosts are numeric
+addresses, "localhost" or "". Sockets made by a stack's own methods need no ``use``.
+"""
+
+from __future__ import annotations
+
+import io
+import socket as _std
+from socket import (
+    AF_INET,
+    AF_UNSPEC,
+    AI_CANONNAME,
+    AI_NUMERICHOST,
+    AI_PASSIVE,
+    EAI_NONAME,
+    INADDR_ANY,
+    INADDR_BROADCAST,
+    INADDR_LOOPBACK,
+    IP_TOS,
+    IP_TTL,
+    IPPROTO_ICMP,
+    IPPROTO_IP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    MSG_DONTWAIT,
+    MSG_MORE,
+    MSG_NOSIGNAL,
+    MSG_PEEK,
+    MSG_TRUNC,
+    MSG_WAITALL,
+    SHUT_RD,
+    SHUT_RDWR,
+    SHUT_WR,
+    SO_ACCEPTCONN,
+    SO_BROADCAST,
+    SO_DOMAIN,
+    SO_ERROR,
+    SO_KEEPALIVE,
+    SO_LINGER,
+    SO_OOBINLINE,
+    SO_PROTOCOL,
+    SO_RCVBUF,
+    SO_RCVLOWAT,
+    SO_REUSEADDR,
+    SO_REUSEPORT,
+    SO_SNDBUF,
+    SO_TYPE,
+    SOCK_CLOEXEC,
+    SOCK_DGRAM,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    SOMAXCONN,
+    TCP_CONGESTION,
+    TCP_CORK,
+    TCP_INFO,
+    TCP_KEEPCNT,
+    TCP_KEEPIDLE,
+    TCP_KEEPINTVL,
+    TCP_LINGER2,
+    TCP_MAXSEG,
+    TCP_NODELAY,
+    TCP_QUICKACK,
+    TCP_USER_TIMEOUT,
+    AddressFamily,
+    SocketKind,
+    gaierror,
+    herror,
+    htonl,
+    htons,
+    inet_aton,
+    inet_ntoa,
+    inet_ntop,
+    inet_pton,
+    ntohl,
+    ntohs,
+)
+from typing import IO, TYPE_CHECKING, Any
+
+from ustack._core.py.socket import Socket as _Socket
+
+if TYPE_CHECKING:
+    from ustack._stack import Stack
+
+__all__ = [
+    "AF_INET", "AF_UNSPEC", "AI_CANONNAME", "AI_NUMERICHOST", "AI_PASSIVE", "EAI_NONAME", "INADDR_ANY",
+    "INADDR_BROADCAST", "INADDR_LOOPBACK", "IPPROTO_ICMP", "IPPROTO_IP", "IPPROTO_TCP", "IPPROTO_UDP", "IP_TOS",
+    "IP_TTL", "MSG_DONTWAIT", "MSG_MORE", "MSG_NOSIGNAL", "MSG_PEEK", "MSG_TRUNC", "MSG_WAITALL", "SHUT_RD",
+    "SHUT_RDWR", "SHUT_WR", "SOCK_CLOEXEC", "SOCK_DGRAM", "SOCK_NONBLOCK", "SOCK_STREAM", "SOL_SOCKET", "SOMAXCONN",
+    "SO_ACCEPTCONN", "SO_BROADCAST", "SO_DOMAIN", "SO_ERROR", "SO_KEEPALIVE", "SO_LINGER", "SO_OOBINLINE",
+    "SO_PROTOCOL", "SO_RCVBUF", "SO_RCVLOWAT", "SO_REUSEADDR", "SO_REUSEPORT", "SO_SNDBUF", "SO_TYPE",
+    "TCP_CONGESTION", "TCP_CORK", "TCP_INFO", "TCP_KEEPCNT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_LINGER2",
+    "TCP_MAXSEG", "TCP_NODELAY", "TCP_QUICKACK", "TCP_USER_TIMEOUT", "UDP_SEGMENT", "AddressFamily", "SocketKind",
+    "create_connection", "create_server", "error", "gaierror", "getaddrinfo", "getdefaulttimeout", "gethostbyname",
+    "has_dualstack_ipv6", "has_ipv6", "herror", "htonl", "htons", "inet_aton", "inet_ntoa", "inet_ntop", "inet_pton",
+    "ntohl", "ntohs", "setdefaulttimeout", "socket", "timeout", "use",
+]
+
+error = OSError
+timeout = TimeoutError
+has_ipv6 = False
+UDP_SEGMENT = 103           # linux/udp.h; ancillary data of sendmsg
+
+_chosen: Stack | None = None
+_default_timeout: float | None = None
+
+
+def use(stack: Stack | None) -> None:
+    """Choose the stack that this module's ``socket`` and functions work on; None: none any more."""
+    global _chosen
+    _chosen = stack
+
+
+def _stack() -> Stack:
+    if _chosen is None:
+        raise RuntimeError("no stack chosen: call ustack.socket.use(stack), or use stack.socket()")
+    return _chosen
+
+
+class socket(_Socket):
+    """A socket over the chosen stack (or ``stack=``), as ``socket.socket`` is one over the kernel's.
+
+    Threads: as for every socket of a stack, any number of them may use it at once.
+    """
+
+    _io_refs: int
+    _wants_close: bool
+
+    def __new__(
+        cls, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0, fileno: None = None, *,
+        stack: Stack | None = None,
+    ) -> socket:
+        """Arguments as for ``socket.socket``; -1 means the default."""
+        if fileno is not None:
+            raise ValueError("a socket of a stack in user space cannot be made from a descriptor")
+        self = super().__new__(
+            cls, stack if stack is not None else _stack(), AF_INET if family == -1 else int(family),
+            SOCK_STREAM if type == -1 else int(type), 0 if proto == -1 else proto,
+        )
+        if _default_timeout is not None and not int(type) & SOCK_NONBLOCK:
+            self.settimeout(_default_timeout)
+        return self
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._io_refs = 0
+        self._wants_close = False
+
+    def __enter__(self) -> socket:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def accept(self) -> tuple[socket, tuple[str, int]]:
+        """Wait for a connection: (socket, (host, port) of its other end)."""
+        made, address = super().accept()
+        made.__init__()
+        if _default_timeout is None and self.gettimeout() and not self.stack.virtual:
+            made.setblocking(True)
+        return made, address
+
+    def makefile(
+        self, mode: str = "r", buffering: int | None = None, *, encoding: str | None = None,
+        errors: str | None = None, newline: str | None = None,
+    ) -> IO[Any]:
+        """A file object over the socket; modes r, w, b and their combinations, as for ``socket.makefile``."""
+        if not set(mode) <= {"r", "w", "b"}:
+            raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
+        writing = "w" in mode
+        reading = "r" in mode or not writing
+        raw = _std.SocketIO(self, ("r" if reading else "") + ("w" if writing else ""))  # type: ignore[arg-type]
+        self._io_refs += 1
+        if buffering is None or buffering < 0:
+            buffering = io.DEFAULT_BUFFER_SIZE
+        if buffering == 0:
+            if "b" not in mode:
+                raise ValueError("unbuffered streams must be binary")
+            return raw  # type: ignore[return-value]
+        buffer: Any
+        if reading and writing:
+            buffer = io.BufferedRWPair(raw, raw, buffering)
+        elif reading:
+            buffer = io.BufferedReader(raw, buffering)
+        else:
+            buffer = io.BufferedWriter(raw, buffering)
+        if "b" in mode:
+            return buffer  # type: ignore[no-any-return]
+        text = io.TextIOWrapper(buffer, encoding, errors, newline)
+        text.mode = mode  # type: ignore[misc]
+        return text
+
+    def _decref_socketios(self) -> None:
+        if self._io_refs > 0:
+            self._io_refs -= 1
+        if self._wants_close:
+            self.close()
+
+    def close(self) -> None:
+        """Close the socket, once the files made of it are closed too. Idempotent."""
+        self._wants_close = True
+        if self._io_refs <= 0:
+            super().close()
+
+    def detach(self) -> int:
+        """There is no descriptor to detach: raises OSError."""
+        raise OSError("a socket of a stack in user space has no descriptor to detach")
+
+    def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
+        """Send a file from ``offset`` to its end, or ``count`` bytes; returns how many were sent (copying form)."""
+        if self.type != SOCK_STREAM:
+            raise ValueError("only SOCK_STREAM type sockets are supported")
+        if self.gettimeout() == 0:
+            raise ValueError("non-blocking sockets are not supported")
+        if offset:
+            file.seek(offset)
+        sent = 0
+        while count is None or sent < count:
+            block = file.read(65536 if count is None else min(65536, count - sent))
+            if not block:
+                break
+            self.sendall(block)
+            sent += len(block)
+        if hasattr(file, "seek"):
+            file.seek(offset + sent)
+        return sent
+
+
+def create_connection(
+    address: tuple[str, int], timeout: float | None | object = ..., source_address: tuple[str, int] | None = None,
+    *, all_errors: bool = False, stack: Stack | None = None,
+) -> socket:
+    """Connect to (host, port) and return the socket. ``timeout`` in seconds holds for the connect and afterwards."""
+    sock = socket(stack=stack)
+    try:
+        if timeout is not ...:
+            sock.settimeout(timeout)  # type: ignore[arg-type]
+        if source_address is not None:
+            sock.bind(source_address)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def create_server(
+    address: tuple[str, int], *, family: int = AF_INET, backlog: int | None = None, reuse_port: bool = False,
+    dualstack_ipv6: bool = False, stack: Stack | None = None,
+) -> socket:
+    """A listening socket bound to (host, port); port 0 chooses one, see ``getsockname``."""
+    if dualstack_ipv6:
+        raise ValueError("dualstack_ipv6 not supported: this stack has no IPv6 yet")
+    sock = socket(family, SOCK_STREAM, stack=stack)
+    try:
+        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
+        sock.bind(address)
+        sock.listen(128 if backlog is None else backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def has_dualstack_ipv6() -> bool:
+    """False: there is no IPv6 yet."""
+    return False
+
+
+def getdefaulttimeout() -> float | None:
+    """Seconds that new sockets of this module start with; None: they block."""
+    return _default_timeout
+
+
+def setdefaulttimeout(value: float | None) -> None:
+    """Set what ``getdefaulttimeout`` returns."""
+    global _default_timeout
+    if value is not None and value < 0:
+        raise ValueError("Timeout value out of range")
+    _default_timeout = value
+
+
+def gethostbyname(hostname: str) -> str:
+    """A numeric address is returned as it is, "localhost" as 127.0.0.1; anything else raises gaierror."""
+    if hostname == "localhost":
+        return "127.0.0.1"
+    try:
+        return inet_ntoa(inet_pton(AF_INET, hostname))
+    except OSError:
+        raise gaierror(EAI_NONAME, f"{hostname!r}: this stack resolves no names") from None
+
+
+def getaddrinfo(
+    host: str | None, port: int | str | None, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0,
+) -> list[tuple[AddressFamily, SocketKind, int, str, tuple[str, int]]]:
+    """Numeric hosts only: what ``socket.getaddrinfo`` gives for them."""
+    if family not in (0, AF_INET):
+        raise gaierror(_std.EAI_FAMILY, "this stack has no IPv6 yet")
+    if not host:
+        host = "0.0.0.0" if flags & AI_PASSIVE else "127.0.0.1"
+    number = _std.getservbyname(port) if isinstance(port, str) and not port.isdigit() else int(port or 0)
+    address = gethostbyname(host)
+    kinds = [(SOCK_STREAM, IPPROTO_TCP), (SOCK_DGRAM, IPPROTO_UDP)]
+    return [
+        (AddressFamily(AF_INET), SocketKind(kind), protocol, "", (address, number))
+        for kind, protocol in kinds if type in (0, kind) and proto in (0, protocol)
+    ]
+
+
