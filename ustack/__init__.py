@@ -1,3 +1,29 @@
-"""A TCP/IP stack in user space."""
+"""A TCP/IP stack in user space: links, sockets, message blocks.
+
+``Stack`` is a whole stack as a value; ``Tap``, ``PacketRing``, ``Pipe`` and ``pair`` are what it can be attached to;
+``ustack.socket`` stands in for the standard ``socket`` module.
+"""
+
+from ustack._core.py.devices import Tap as Tap
+from ustack._core.py.links import Link as Link
+from ustack._core.py.links import pair as pair
+from ustack._core.py.pipe import Pipe as Pipe
+from ustack._core.py.stack import Interface as Interface
+from ustack._core.py.stack import VirtualClock as VirtualClock
+from ustack._core.py.stack import counter_meanings as counter_meanings
+from ustack._core.py.stack import ledger_meanings as ledger_meanings
+from ustack._stack import Stack as Stack
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Interface",
+    "Link",
+    "Pipe",
+    "Stack",
+    "Tap",
+    "VirtualClock",
+    "counter_meanings",
+    "ledger_meanings",
+    "pair",
+]

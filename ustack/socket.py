@@ -229,7 +229,7 @@ class socket(_Socket):
 
 
 def create_connection(
-    address: tuple[str, int], timeout: float | None | object = ..., source_address: tuple[str, int] | None = None,
+    address: tuple[str, int], timeout: float | object | None = ..., source_address: tuple[str, int] | None = None,
     *, all_errors: bool = False, stack: Stack | None = None,
 ) -> socket:
     """Connect to (host, port) and return the socket. ``timeout`` in seconds holds for the connect and afterwards."""

@@ -3,7 +3,7 @@
 import ipaddress
 import socket as _stdlib
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from ustack._core.base.addr cimport ip_from4, ip_is4, ip_to4, ipaddr
 

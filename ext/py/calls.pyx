@@ -19,8 +19,8 @@ from ustack._core.py.driver cimport (
 from ustack._core.stack.engine cimport engine_poll
 from ustack._core.stack.sockets cimport SOCK_PING, SOCK_UDP, sock, sock_of_tcb
 from ustack._core.tcp.tcp cimport (
-    TCP_RECV_PEEK, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect, tcp_connect_result, tcp_recv, tcp_send,
-    tcp_send_room, tcp_state)
+    TCP_RECV_PEEK, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect, tcp_connect_result, tcp_recv,
+    tcp_send, tcp_send_room, tcp_state)
 from ustack._core.udp.udp cimport udp_connect, udp_meta, udp_recv, udp_send, udp_take_error
 
 cdef enum:

@@ -8,7 +8,7 @@ on them without a timeout of its own, so an idle system wakes nobody.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EBADF, EINTR, ENOMEM, ETIMEDOUT
+from libc.errno cimport EAGAIN, EBADF, EINTR
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -16,20 +16,19 @@ from ustack._core.base.codes cimport EV_ERR, EV_HUP, EV_IN, EV_OUT
 from ustack._core.base.types cimport (
     NS_MS, NS_NEVER, NS_US, atomic_cas32, atomic_dec32, atomic_inc32, atomic_load32, atomic_store32, atomic_swap32,
     cpu_relax, fence_full, ns_t, spin_lock, spin_unlock)
-from ustack._core.link.link cimport link
 from ustack._core.mem.arena cimport arena_has_reap, arena_reap
 from ustack._core.stack.engine cimport (
-    engine, engine_deadline, engine_egress, engine_free, engine_init, engine_pending, engine_poll, iface)
+    engine_deadline, engine_egress, engine_free, engine_init, engine_pending, engine_poll, iface)
 from ustack._core.stack.sockets cimport (
-    sock, sock_collect, sock_events, sock_signal, waiter, waiter_link, waiter_link_to, waiter_unlink, wakes)
+    sock, sock_collect, sock_events, waiter, waiter_link, waiter_link_to, waiter_unlink, wakes)
 from ustack._core.sys.eventfd cimport sys_eventfd, sys_eventfd_signal, sys_eventfd_take
 from ustack._core.sys.futex cimport sys_futex_wait, sys_futex_wake
 from ustack._core.sys.io cimport sys_close, sys_read, sys_write
 from ustack._core.sys.pair cimport sys_socketpair
 from ustack._core.sys.poll cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, pollfd,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, POLLIN, POLLOUT, pollfd,
     sys_epoll_create, sys_epoll_ctl, sys_ppoll)
-from ustack._core.sys.thread cimport sys_thread_join, sys_thread_start, sys_yield
+from ustack._core.sys.thread cimport sys_thread_join, sys_thread_start
 
 cdef extern from "<time.h>" nogil:
     cdef struct timespec:
@@ -136,8 +135,8 @@ cdef bint driver_try_lock(driver *d) noexcept nogil:
 
 
 cdef void driver_lock(driver *d) noexcept nogil:
-    cdef int spins
-    for spins in range(LOCK_SPINS):
+    cdef int _spins
+    for _spins in range(LOCK_SPINS):
         if driver_try_lock(d):
             return
         cpu_relax()
@@ -313,11 +312,11 @@ cdef ns_t spin_bound(driver *d) noexcept nogil:
 
 cdef bint spin_once(driver *d) noexcept nogil:
     """A moment without the lock; True if the links may have something."""
-    cdef int k
+    cdef int _k
     help_neighbours(d)
     if engine_pending(&d.eng) != 0 or d.work_pending:
         return True
-    for k in range(16):
+    for _k in range(16):
         cpu_relax()
     return False
 
@@ -727,7 +726,8 @@ cdef void sock_unfile(sock *s) noexcept nogil:
 
 # --- life ---------------------------------------------------------------------------------------------------------
 
-cdef int driver_init(driver *d, bint manual, ns_t start, int64_t budget, const uint64_t *seed, int words) noexcept nogil:
+cdef int driver_init(driver *d, bint manual, ns_t start, int64_t budget, const uint64_t *seed,
+                     int words) noexcept nogil:
     cdef int r
     memset(d, 0, sizeof(driver))
     d.manual = manual

@@ -2,7 +2,7 @@
 
 import os
 
-from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EHOSTUNREACH, ENETUNREACH, ENOBUFS, ETIMEDOUT
+from libc.errno cimport EADDRNOTAVAIL, EHOSTUNREACH, ENETUNREACH, ENOBUFS
 
 # What to do about errors whose bare text leaves one wondering.
 _HINTS = {

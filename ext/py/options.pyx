@@ -5,7 +5,7 @@ import struct
 from libc.errno cimport EBADF, EINVAL, ENOPROTOOPT
 from libc.stdint cimport int64_t
 
-from ustack._core.stack.sockets cimport SOCK_PING, SOCK_TCP, SOCK_UDP, sock
+from ustack._core.stack.sockets cimport SOCK_TCP, SOCK_UDP, sock
 from ustack._core.tcp.tcp cimport (
     TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2, TCPO_MAXSEG,
     TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT, TCPO_REUSEADDR, TCPO_REUSEPORT,

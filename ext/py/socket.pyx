@@ -4,7 +4,6 @@ Threads: any number of threads may use one socket; close() in one wakes the othe
 Blocking calls release the GIL, poll the links themselves, and can be interrupted by signals.
 """
 
-import socket as _stdlib
 import struct
 import threading
 import warnings
@@ -14,29 +13,25 @@ from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObje
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport (
-    EAGAIN, EALREADY, EBADF, EDESTADDRREQ, EINPROGRESS, EINTR, EINVAL, EISCONN, ENOBUFS, ENOTCONN, EOPNOTSUPP,
-    ETIMEDOUT)
+    EAGAIN, EBADF, EDESTADDRREQ, EINTR, EINVAL, ENOBUFS, ENOTCONN, EOPNOTSUPP)
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from ustack._core.base.addr cimport ip_from4, ipaddr
-from ustack._core.base.codes cimport EV_IN, EV_OUT
 from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
 from ustack._core.base.types cimport NS_NEVER, ns_t
-from ustack._core.mem.mblk cimport freemsg, linkb, mblk, mblk_len, msgcopyin, msgcopyout, msgdsize
+from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgcopyin, msgcopyout, msgdsize
 from ustack._core.py.address cimport format_endpoint, parse_endpoint
 from ustack._core.py.buffers cimport wrap_mblk
 from ustack._core.py.calls cimport (
     NO_WAIT, call_accept, call_connect, call_connect_wait, call_recv, call_recv_now, call_recvfrom, call_send,
     call_sendto)
 from ustack._core.py.driver cimport (
-    clock_now, driver, driver_flush_unlock, driver_forget_fired, driver_lock, driver_signal_closed, driver_unlock, linger_until,
-    sock_fileno, sock_note, sock_unfile)
+    clock_now, driver_flush_unlock, driver_forget_fired, driver_lock, driver_signal_closed, driver_unlock, linger_until,
+    sock_fileno, sock_unfile)
 from ustack._core.py.errors cimport check, fail
 from ustack._core.py.options cimport option_get, option_set, pack_tcp_info
 from ustack._core.py.stack cimport Stack
-from ustack._core.stack.engine cimport engine
 from ustack._core.stack.sockets cimport (
     SOCK_PING, SOCK_TCP, SOCK_UDP, sock, sock_bind_ping, sock_close, sock_events, sock_free, sock_new)
 from ustack._core.tcp.tcp cimport (

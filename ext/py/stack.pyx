@@ -8,29 +8,29 @@ import os
 import warnings
 import weakref
 
-from libc.errno cimport EINVAL, ENOMEM
+from libc.errno cimport EINVAL
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from ustack._core.base.addr cimport ip_from4, ipaddr
 from ustack._core.base.counters cimport C_COUNT, counter_meaning, counter_name
 from ustack._core.base.ledger cimport LR_COUNT, ledger_meaning, ledger_name
-from ustack._core.base.types cimport NS_MS, NS_NEVER, NS_SEC, atomic_dec32, atomic_inc32, atomic_load32, ns_t
+from ustack._core.base.types cimport NS_NEVER, atomic_dec32, atomic_inc32, atomic_load32, ns_t
 from ustack._core.inet.inet cimport inet_add_addr, inet_add_route, inet_del_route
-from ustack._core.link.link cimport link
+from ustack._core.link.link cimport link as link_struct
 from ustack._core.mem.arena cimport arena_live
-from ustack._core.py.address cimport format_endpoint, format_host, parse_host, parse_network
+from ustack._core.py.address cimport format_endpoint, parse_host, parse_network
 from ustack._core.py.driver cimport (
     clock_now, driver, driver_advance, driver_deadline, driver_fileno, driver_free, driver_init, driver_lock,
-    driver_notify_inline, driver_notify_kick, driver_now, driver_poll, driver_start_housekeeper, driver_take_fired, driver_unlock,
-    driver_wake_all, linger_until)
+    driver_notify_inline, driver_notify_kick, driver_now, driver_poll, driver_start_housekeeper,
+    driver_take_fired, driver_unlock, driver_wake_all, linger_until)
 from ustack._core.py.errors cimport check, fail
 from ustack._core.py.links cimport Link
 from ustack._core.stack.engine cimport engine, engine_add_link, engine_egress, engine_remove_link, iface
 from ustack._core.stack.sockets cimport sock
 from ustack._core.sys.thread cimport sys_yield
 from ustack._core.tcp.tcp cimport (
-    TCPS_CLOSED, TCPS_FIN_WAIT_2, TCPS_LISTEN, TCPS_TIME_WAIT, tcb, tcp_get_info, tcp_info, tcp_local, tcp_remote,
+    TCPS_CLOSED, TCPS_LISTEN, TCPS_TIME_WAIT, tcb, tcp_get_info, tcp_info, tcp_local, tcp_remote,
     tcp_state, tcp_unacked)
 
 _STATE_NAMES = {
@@ -158,7 +158,7 @@ cdef class Stack:
         """
         cdef Link handle = link_object
         cdef Interface face = Interface.__new__(Interface)
-        cdef link *dev
+        cdef link_struct *dev
         cdef iface *i = NULL
         cdef bint inline
         cdef int r

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import Any, Self, final
 
-
-
 from ustack._core.py.links import Link
 
 class VirtualClock:
