@@ -28,6 +28,8 @@ cdef void rq_append(tcb *c, mblk *taken, uint32_t n) noexcept nogil
 cdef mblk *rq_take(tcb *c, size_t n) noexcept nogil
 # The same bytes in dense blocks; the rest of the chain as it was when memory runs out.
 cdef mblk *chain_collapse(arena *a, ledger *book, mblk *taken) noexcept nogil
+# What a chain that is not in the receive queue is charged for.
+cdef uint32_t storage_of(const mblk *m) noexcept nogil
 # Pack the receive queue and the out-of-order queue where they hold far more storage than data.
 cdef void rq_collapse(tcb *c) noexcept nogil
 

@@ -8,7 +8,7 @@ from ustack._core.base.ledger cimport LR_APPEND, LR_COLLAPSE, ledger
 from ustack._core.base.seq cimport seq_diff, seq_geq, seq_gt, seq_leq, seq_lt, seq_t
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport (
-    allocb, dup_range, freeb, freemsg, linkb, mblk, mblk_len, msgappend, msgconsume, msgtruesize, splitmsg, tailroom,
+    allocb, dup_range, freeb, freemsg, linkb, mblk, mblk_len, msgappend, splitmsg, tailroom,
     writable,
 )
 from ustack._core.tcp.reassembly cimport ooo_collapse
@@ -87,25 +87,41 @@ cdef void sq_release(tcb *c, seq_t una) noexcept nogil:
         c.sq_tail = NULL
 
 
+cdef uint32_t storage_of(const mblk *m) noexcept nogil:
+    cdef uint32_t total = 0
+    cdef uint32_t shown
+    while m != NULL:
+        # Storage that others hold as well is not ours alone to answer for: a fair share of it is charged.
+        shown = 2 * <uint32_t>mblk_len(m) + 256
+        total += m.dp.truesize if m.dp.refs == 1 or m.dp.truesize < shown else shown
+        m = m.cont
+    return total
+
+
 cdef void rq_append(tcb *c, mblk *taken, uint32_t n) noexcept nogil:
-    cdef mblk *m = taken
-    if c.rq_tail == NULL:
+    """Neighbouring windows on the same storage are charged once."""
+    cdef mblk *m = c.rq_tail
+    if m == NULL:
         c.rq_head = taken
+        c.rq_held = taken.dp.truesize
+        m = taken
     else:
-        c.rq_tail.cont = taken
+        m.cont = taken
     c.rq_len += n
-    c.rq_held += <uint32_t>msgtruesize(taken)
     while m.cont != NULL:
+        if m.cont.dp != m.dp:
+            c.rq_held += m.cont.dp.truesize
         m = m.cont
     c.rq_tail = m
 
 
 cdef uint32_t charge_of(const mblk *m, size_t n) noexcept nogil:
-    """Storage of the blocks that lie wholly within the first n bytes: one that is cut stays charged to the rest."""
+    """Storage that is held by nothing behind the first n bytes."""
     cdef uint32_t charge = 0
     while m != NULL and mblk_len(m) <= n:
         n -= mblk_len(m)
-        charge += m.dp.truesize
+        if m.cont == NULL or m.cont.dp != m.dp:
+            charge += m.dp.truesize
         m = m.cont
     return charge
 
@@ -156,14 +172,15 @@ cdef mblk *chain_collapse(arena *a, ledger *book, mblk *taken) noexcept nogil:
 
 cdef void rq_collapse(tcb *c) noexcept nogil:
     cdef mblk *m
+    cdef uint32_t n
     if c.rq_held > 4 * c.rq_len + SPARSE_FLOOR:
         count(&c.home.ctx.n, C_TCP_COLLAPSED)
-        c.rq_head = chain_collapse(c.home.ctx.mem, &c.home.ctx.book, c.rq_head)
-        c.rq_held = <uint32_t>msgtruesize(c.rq_head)
-        m = c.rq_head
-        while m.cont != NULL:
-            m = m.cont
-        c.rq_tail = m
+        m = chain_collapse(c.home.ctx.mem, &c.home.ctx.book, c.rq_head)
+        c.rq_head = NULL
+        c.rq_tail = NULL
+        n = c.rq_len
+        c.rq_len = 0
+        rq_append(c, m, n)
     if c.ooo.held > 4 * c.ooo.total + SPARSE_FLOOR and c.ooo.held > 2 * DENSE_BLOCK * <uint32_t>c.ooo.n:
         count(&c.home.ctx.n, C_TCP_COLLAPSED)
         ooo_collapse(&c.ooo, c.home.ctx.mem, &c.home.ctx.book)

@@ -8,9 +8,9 @@ from libc.string cimport memmove
 from ustack._core.base.ledger cimport ledger
 from ustack._core.base.seq cimport seq_diff, seq_geq, seq_gt, seq_leq, seq_lt, seq_min, seq_t
 from ustack._core.mem.arena cimport arena
-from ustack._core.mem.mblk cimport freelist, freemsg, mblk, msgconsume, msgtruesize, splitmsg
+from ustack._core.mem.mblk cimport freelist, freemsg, mblk, msgconsume, splitmsg
 from ustack._core.tcp.block cimport interval, ooo_queue, ooo_run
-from ustack._core.tcp.queue cimport chain_collapse
+from ustack._core.tcp.queue cimport chain_collapse, storage_of
 
 
 cdef int run_above(const ooo_queue *q, seq_t seq) noexcept nogil:
@@ -79,7 +79,8 @@ cdef int place(ooo_queue *q, int i, mblk *taken, seq_t seq, seq_t end) noexcept 
         q.v[i].head = taken
         q.v[i].start = seq
     q.total += end - seq
-    q.held += <uint32_t>msgtruesize(taken)
+    taken.stamp = storage_of(taken)     # remembered, because others may let go of it meanwhile
+    q.held += <uint32_t>taken.stamp
     return 0
 
 
@@ -145,7 +146,7 @@ cdef mblk *ooo_take(ooo_queue *q, seq_t rcv_nxt) noexcept nogil:
     m.next = NULL
     r.start = m.seq + m.mark
     q.total -= m.mark
-    q.held -= <uint32_t>msgtruesize(m)
+    q.held -= <uint32_t>m.stamp
     if r.head == NULL:
         drop_run(q, 0)
     return m
@@ -160,7 +161,7 @@ cdef uint32_t ooo_prune(ooo_queue *q) noexcept nogil:
     r = &q.v[q.n - 1]
     m = r.head
     while m != NULL:
-        q.held -= <uint32_t>msgtruesize(m)
+        q.held -= <uint32_t>m.stamp
         m = m.next
     q.total -= r.end - r.start
     freelist(r.head)
@@ -175,7 +176,7 @@ cdef void collapse_run(ooo_queue *q, ooo_run *r, arena *a, ledger *book) noexcep
     cdef mblk *last = NULL
     cdef mblk *following
     while m != NULL:
-        q.held -= <uint32_t>msgtruesize(m)
+        q.held -= <uint32_t>m.stamp
         following = m.next
         m.next = NULL
         if whole == NULL:
@@ -190,7 +191,8 @@ cdef void collapse_run(ooo_queue *q, ooo_run *r, arena *a, ledger *book) noexcep
     whole.seq = r.start
     whole.mark = r.end - r.start
     whole.next = NULL
-    q.held += <uint32_t>msgtruesize(whole)
+    whole.stamp = storage_of(whole)
+    q.held += <uint32_t>whole.stamp
     r.head = whole
     r.tail = whole
 

@@ -20,7 +20,7 @@ from ustack._core.inet.path cimport path
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport alloc_header, freemsg, mblk
 from ustack._core.tcp.block cimport (
-    TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_PATH, TF_SACK, TF_TS, TF_WSCALE, has, interval, tcb,
+    TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_PATH, TF_SACK, TF_TS, TF_WSCALE, has, interval, mark, tcb,
 )
 from ustack._core.tcp.reassembly cimport ooo_sack
 from ustack._core.tcp.rtt cimport ts_now
@@ -208,7 +208,11 @@ cdef int bare_ack(tcb *c, seq_t seq) noexcept nogil:
     h.ack = c.rcv_nxt
     h.window = <uint16_t>window_offer(c, False)
     h.urgent = 0
-    return emit(c, &h, &o, NULL, 0)
+    if emit(c, &h, &o, NULL, 0) == -ENOBUFS:
+        c.flags |= TF_ACK_NOW           # the interface is full: the next egress tries again
+        mark(c)
+        return -ENOBUFS
+    return 0
 
 
 cdef int seg_ack(tcb *c) noexcept nogil:

@@ -12,7 +12,7 @@ from ustack._core.base.rng cimport rng_next
 from ustack._core.inet.demux cimport flow_table_free, flow_table_init
 from ustack._core.inet.inet cimport inet, inet_upcall
 from ustack._core.mem.context cimport context
-from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgdsize
+from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgbytes
 from ustack._core.tcp.ack cimport ack_soon
 from ustack._core.tcp.block cimport (
     TF_CONNECTING, TF_DIRTY, TF_FIN_RCVD, TF_MORE, TF_NOSPACE, TF_ORPHAN, TF_SHUT_RD, TF_SHUT_WR, has, mark,
@@ -163,7 +163,7 @@ cdef int64_t tcp_send_room(tcb *c) noexcept nogil:
 
 cdef int64_t tcp_send(tcb *c, mblk *taken, int flags) noexcept nogil:
     cdef int err = send_error(c)
-    cdef size_t n = msgdsize(taken)
+    cdef size_t n = msgbytes(taken)
     if err == 0 and not connected(c):
         err = -EAGAIN
     if err < 0 or n == 0 or n > 0x3FFFFFFF:

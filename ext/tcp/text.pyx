@@ -15,7 +15,7 @@ from ustack._core.tcp.block cimport (
     TF_ACK_NOW, TF_DSACK, TF_FIN_KNOWN, TF_FIN_RCVD, TF_ORPHAN, TF_SACK, TF_SHUT_RD, has, interval, tcb, tcb_post,
 )
 from ustack._core.tcp.close cimport conn_abort, enter_time_wait
-from ustack._core.tcp.queue cimport rcv_held, rq_append, rq_collapse
+from ustack._core.tcp.queue cimport rcv_held, rq_append, rq_collapse, storage_of
 from ustack._core.tcp.reassembly cimport ooo_add, ooo_prune, ooo_take
 from ustack._core.tcp.segment cimport seg_ack
 from ustack._core.tcp.tcp cimport (
@@ -101,7 +101,7 @@ cdef mblk *trim(tcb *c, arrival *s) noexcept nogil:
 cdef bint room_for(tcb *c, const mblk *m) noexcept nogil:
     """Storage is bounded by twice the buffer. What is sparse is packed first; then out-of-order data goes, which
     the peer has to send again; data in order is refused last."""
-    cdef uint32_t more = <uint32_t>msgtruesize(m)
+    cdef uint32_t more = storage_of(m)
     cdef uint32_t limit = 2 * c.rcvbuf + HELD_SLACK
     rq_collapse(c)
     while rcv_held(c) + more > limit and ooo_prune(&c.ooo):
