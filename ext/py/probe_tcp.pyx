@@ -4,7 +4,7 @@ Time is a number that the test moves. Packets go in and out as bytes, or as they
 Results of calls are the core's: counts, or -errno.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ustack._core.base.addr cimport ip_from4, ip_to4, ipaddr
@@ -14,8 +14,9 @@ from ustack._core.base.ready cimport ready, ready_take
 from ustack._core.base.rng cimport rng_seed
 from ustack._core.base.types cimport NS_NEVER, ns_t
 from ustack._core.base.wheel cimport wheel_deadline, wheel_init, wheel_run
-from ustack._core.inet.inet cimport (inet, inet_add_addr, inet_add_if, inet_add_route, inet_free, inet_init, inet_input,
-                                     ip_error)
+from ustack._core.inet.inet cimport (
+    inet, inet_add_addr, inet_add_if, inet_free, inet_init, inet_input, ip_error,
+)
 from ustack._core.inet.netif cimport netif
 from ustack._core.mem.arena cimport arena_create, arena_live, arena_release
 from ustack._core.mem.context cimport context

@@ -1,15 +1,15 @@
 """The fifth step of input: see acknowledge.pxd."""
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t
 
 from ustack._core.base.codes cimport EV_OUT
 from ustack._core.base.counters cimport C_TCP_ACK_FUTURE, C_TCP_ACK_OLD, C_TCP_FLAGS, count
-from ustack._core.base.seq cimport seq_diff, seq_geq, seq_gt, seq_leq, seq_lt, seq_t
-from ustack._core.base.types cimport NS_SEC, ns_t
+from ustack._core.base.seq cimport seq_geq, seq_gt, seq_leq, seq_lt, seq_t
+from ustack._core.base.types cimport ns_t
 from ustack._core.inet.inet cimport path_confirm
 from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
-    RTX_DATA, RTX_NONE, RTX_PERSIST, TF_NOSPACE, TF_PATH, TF_SACK, TF_SHUT_WR, TF_TS, fin_sent, flight, has, mark,
+    RTX_DATA, RTX_NONE, RTX_PERSIST, TF_NOSPACE, TF_PATH, TF_SACK, TF_SHUT_WR, TF_TS, flight, has, mark,
     snd_limit, tcb, tcb_post,
 )
 from ustack._core.tcp.close cimport fin_acknowledged
@@ -19,7 +19,7 @@ from ustack._core.tcp.queue cimport snd_queued, sq_release
 from ustack._core.tcp.recovery cimport recovery_ack, recovery_sack
 from ustack._core.tcp.rtt cimport TS_TICK_NS, rtt_sample, ts_now
 from ustack._core.tcp.segment cimport seg_reset_reply
-from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED, TCPS_TIME_WAIT
+from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED
 from ustack._core.tcp.timers cimport rtx_arm
 from ustack._core.wire.tcp cimport TH_ACK, TH_FIN, TH_SYN
 

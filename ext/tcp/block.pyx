@@ -7,7 +7,7 @@ from ustack._core.base.ready cimport ready_forget, ready_post
 from ustack._core.base.wheel cimport timer_stop
 from ustack._core.inet.demux cimport flow_insert, flow_remove
 from ustack._core.inet.inet cimport path_release
-from ustack._core.mem.mblk cimport freelist, freemsg
+from ustack._core.mem.mblk cimport freemsg
 from ustack._core.tcp.reassembly cimport ooo_free
 from ustack._core.tcp.sack cimport sack_free
 from ustack._core.tcp.tcp cimport TCPS_CLOSED, TCPS_LISTEN, tcp

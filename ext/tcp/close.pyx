@@ -7,16 +7,16 @@ from ustack._core.base.counters cimport C_TCP_ABORT_UNREAD, C_TCP_CLOSED, C_TCP_
 from ustack._core.base.ready cimport ready_forget
 from ustack._core.base.types cimport NS_SEC
 from ustack._core.tcp.block cimport (
-    LIFE_FIN_WAIT_2, LIFE_NONE, LIFE_TIME_WAIT, RTX_NONE, TF_FIN_RCVD, TF_ORPHAN, TF_SHUT_RD, TF_SHUT_WR,
-    TF_TIMEWAIT, has, mark, tcb, tcb_bury, tcb_post, tcb_shed,
+    LIFE_FIN_WAIT_2, LIFE_NONE, LIFE_TIME_WAIT, RTX_NONE, TF_ORPHAN, TF_SHUT_RD, TF_SHUT_WR, TF_TIMEWAIT, has,
+    mark, tcb, tcb_bury, tcb_post, tcb_shed,
 )
 from ustack._core.tcp.listen cimport listen_close, listen_forget
 from ustack._core.tcp.reassembly cimport ooo_free
 from ustack._core.tcp.sack cimport sack_free
 from ustack._core.tcp.segment cimport seg_reset
 from ustack._core.tcp.tcp cimport (
-    TCPS_CLOSE_WAIT, TCPS_CLOSED, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_FIN_WAIT_2, TCPS_LAST_ACK,
-    TCPS_LISTEN, TCPS_SYN_RECEIVED, TCPS_SYN_SENT, TCPS_TIME_WAIT, tcp,
+    TCPS_CLOSE_WAIT, TCPS_CLOSED, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_FIN_WAIT_2,
+    TCPS_LAST_ACK, TCPS_LISTEN, TCPS_SYN_SENT, TCPS_TIME_WAIT, tcp,
 )
 from ustack._core.tcp.timers cimport TIME_WAIT_S, life_arm, rtx_arm
 

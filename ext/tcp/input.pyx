@@ -22,7 +22,7 @@ from ustack._core.inet.path cimport path
 from ustack._core.mem.mblk cimport adjmsg, freemsg, mblk, mblk_len, msgcsum
 from ustack._core.tcp.acknowledge cimport check_ack
 from ustack._core.tcp.arrival cimport arrival, seg_end, seg_len
-from ustack._core.tcp.block cimport TF_DSACK, TF_SACK, TF_TS, has, tcb, tcb_bury
+from ustack._core.tcp.block cimport TF_DSACK, TF_SACK, TF_TS, has, tcb
 from ustack._core.tcp.close cimport conn_end, time_wait_restart
 from ustack._core.tcp.connect cimport connect_synack, connect_syn
 from ustack._core.tcp.listen cimport arrives_listen, resend_synack

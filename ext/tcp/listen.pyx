@@ -12,8 +12,8 @@ from ustack._core.base.seq cimport seq_gt
 from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
     QUEUED_ACCEPT, QUEUED_NOT, QUEUED_SYN, RTX_SYN, TF_BOUND, TF_CORK, TF_KEEPALIVE, TF_NODELAY, TF_OOBINLINE,
-    TF_ORPHAN, TF_PASSIVE, TF_QUICKACK, TF_REUSEADDR, TF_REUSEPORT, TF_SACK, TF_TS, TF_WSCALE, has, listen_queues,
-    tcb, tcb_bury, tcb_enlist, tcb_new, tcb_post, tcb_set_port,
+    TF_PASSIVE, TF_QUICKACK, TF_REUSEADDR, TF_REUSEPORT, TF_SACK, TF_TS, TF_WSCALE, has, listen_queues, tcb,
+    tcb_bury, tcb_enlist, tcb_new, tcb_post, tcb_set_port,
 )
 from ustack._core.tcp.connect cimport bind_conflict, established, negotiate, synchronize, tcp_bind_any
 from ustack._core.tcp.close cimport conn_abort, conn_end

@@ -1,6 +1,6 @@
 """NewReno's windows: see newreno.pxd."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from ustack._core.tcp.block cimport cc_ops, flight, tcb
 

@@ -4,8 +4,7 @@ from libc.errno cimport EINVAL, EISCONN, ENOPROTOOPT
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
-from ustack._core.base.types cimport NS_MS, NS_NEVER, ns_t
-from ustack._core.base.wheel cimport timer_armed
+from ustack._core.base.types cimport NS_MS, NS_NEVER
 from ustack._core.tcp.ack cimport DELACK_MS, ack_soon
 from ustack._core.tcp.block cimport (
     CA_RECOVERY, TF_ACK_DELAYED, TF_CORK, TF_KEEPALIVE, TF_NODELAY, TF_OOBINLINE, TF_PATH, TF_QUICKACK,

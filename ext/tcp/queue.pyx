@@ -5,11 +5,10 @@ from libc.stdint cimport uint32_t
 
 from ustack._core.base.counters cimport C_TCP_COLLAPSED, count
 from ustack._core.base.ledger cimport LR_APPEND, LR_COLLAPSE, ledger
-from ustack._core.base.seq cimport seq_diff, seq_geq, seq_gt, seq_leq, seq_lt, seq_t
+from ustack._core.base.seq cimport seq_gt, seq_leq, seq_lt, seq_t
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport (
-    allocb, dup_range, freeb, freemsg, linkb, mblk, mblk_len, msgappend, splitmsg, tailroom,
-    writable,
+    allocb, dup_range, freeb, freemsg, mblk, mblk_len, msgappend, splitmsg, tailroom, writable,
 )
 from ustack._core.tcp.reassembly cimport ooo_collapse
 

@@ -1,12 +1,12 @@
 """The out-of-order queue: see reassembly.pxd."""
 
 from libc.errno cimport ENOBUFS
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memmove
 
 from ustack._core.base.ledger cimport ledger
-from ustack._core.base.seq cimport seq_diff, seq_geq, seq_gt, seq_leq, seq_lt, seq_min, seq_t
+from ustack._core.base.seq cimport seq_gt, seq_leq, seq_lt, seq_min, seq_t
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport freelist, freemsg, mblk, msgconsume, splitmsg
 from ustack._core.tcp.block cimport interval, ooo_queue, ooo_run

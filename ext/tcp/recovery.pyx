@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from ustack._core.base.counters cimport C_TCP_FAST_RETRANS, C_TCP_SACK_BAD, C_TCP_SACK_RENEGED, count
-from ustack._core.base.seq cimport seq_geq, seq_gt, seq_leq, seq_lt, seq_max, seq_min, seq_t
+from ustack._core.base.seq cimport seq_geq, seq_gt, seq_max, seq_min, seq_t
 from ustack._core.tcp.block cimport (
     CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, TF_CWND_LIMITED, TF_FORCE_RTX, TF_SACK, flight, has, mark, tcb,
 )

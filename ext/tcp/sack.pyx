@@ -4,7 +4,7 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memmove
 
-from ustack._core.base.seq cimport seq_geq, seq_gt, seq_leq, seq_lt, seq_max, seq_min, seq_t
+from ustack._core.base.seq cimport seq_geq, seq_leq, seq_lt, seq_max, seq_min, seq_t
 from ustack._core.tcp.block cimport interval, scoreboard
 
 cdef enum:

@@ -14,7 +14,7 @@ from ustack._core.base.seq cimport seq_t
 from ustack._core.base.types cimport NS_SEC
 from ustack._core.base.wheel cimport timer_stop
 from ustack._core.inet.inet cimport (
-    IP_DF, inet, ip_output, ip_packet, path_check, path_pseudo, path_release, path_resolve,
+    IP_DF, ip_output, ip_packet, path_check, path_pseudo, path_release, path_resolve,
 )
 from ustack._core.inet.path cimport path
 from ustack._core.mem.context cimport context
@@ -24,8 +24,8 @@ from ustack._core.tcp.block cimport (
 )
 from ustack._core.tcp.reassembly cimport ooo_sack
 from ustack._core.tcp.rtt cimport ts_now
-from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED, TCPS_SYN_SENT, tcp
-from ustack._core.tcp.window cimport window_offer, window_scale
+from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED, tcp
+from ustack._core.tcp.window cimport window_offer
 from ustack._core.wire.tcp cimport (
     TCP_LEN, TCP_MAX_SACK, TCP_SUM, TH_ACK, TH_RST, TH_SYN, tcp_clear_options, tcp_emit_header, tcp_emit_options,
     tcp_header, tcp_options,

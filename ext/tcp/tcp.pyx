@@ -2,7 +2,7 @@
 
 from libc.errno cimport EAGAIN, EINPROGRESS, ENOMEM, ENOTCONN, EPIPE
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.string cimport memset
 
 from ustack._core.base.addr cimport ipaddr

@@ -7,12 +7,12 @@ from ustack._core.base.codes cimport EV_HUP, EV_IN
 from ustack._core.base.counters cimport (
     C_TCP_ABORT_UNREAD, C_TCP_OOO_LIMIT, C_TCP_OUT_OF_ORDER, C_TCP_RCVBUF, C_TCP_RX_BYTES, count, count_n,
 )
-from ustack._core.base.seq cimport seq_diff, seq_gt, seq_leq, seq_lt, seq_t
-from ustack._core.mem.mblk cimport adjmsg, freeb, freemsg, mblk, mblk_len, msgconsume, msgtruesize
+from ustack._core.base.seq cimport seq_gt, seq_lt, seq_t
+from ustack._core.mem.mblk cimport adjmsg, mblk, msgconsume
 from ustack._core.tcp.ack cimport ack_data, ack_soon
 from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
-    TF_ACK_NOW, TF_DSACK, TF_FIN_KNOWN, TF_FIN_RCVD, TF_ORPHAN, TF_SACK, TF_SHUT_RD, has, interval, tcb, tcb_post,
+    TF_DSACK, TF_FIN_KNOWN, TF_FIN_RCVD, TF_ORPHAN, TF_SACK, TF_SHUT_RD, has, interval, tcb, tcb_post,
 )
 from ustack._core.tcp.close cimport conn_abort, enter_time_wait
 from ustack._core.tcp.queue cimport rcv_held, rq_append, rq_collapse, storage_of
@@ -21,7 +21,6 @@ from ustack._core.tcp.segment cimport seg_ack
 from ustack._core.tcp.tcp cimport (
     TCPS_CLOSE_WAIT, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_FIN_WAIT_2, TCPS_SYN_RECEIVED,
 )
-from ustack._core.tcp.window cimport rcv_window
 from ustack._core.wire.tcp cimport TH_FIN
 
 cdef enum:

@@ -1,6 +1,6 @@
 """ICMP errors about our segments: see unreachable.pxd."""
 
-from libc.errno cimport ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT, EPROTO
+from libc.errno cimport ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
