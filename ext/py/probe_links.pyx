@@ -11,7 +11,7 @@ from ustack._core.base.types cimport NS_NEVER, atomic_inc32, atomic_load32, ns_t
 from ustack._core.link.link cimport link
 from ustack._core.mem.arena cimport arena, arena_create, arena_live, arena_reap, arena_release, arena_take
 from ustack._core.mem.mblk cimport (
-    HEADROOM, allocb, dblk, dblk_unref, dupmsg, freemsg, linkb, mblk, mblk_len, msgcopyout,
+    HEADROOM, allocb, dblk, dblk_unref, dupmsg, freelist, freemsg, linkb, mblk, mblk_len, msgcopyout,
 )
 from ustack._core.mem.source cimport source
 from ustack._core.py.links cimport Link
@@ -42,6 +42,7 @@ cdef class Harness:
     cdef source src
     cdef ledger book
     cdef int32_t wakes
+    cdef mblk *held
 
     def __init__(self, Link handle, int64_t budget=0):
         self.mem = arena_create(budget, &self.book)
@@ -66,8 +67,8 @@ cdef class Harness:
             self.handle.close()
             self.handle = None
             self.dev = NULL
+        self.let_go()
         if self.mem != NULL:
-            arena_reap(self.mem)
             live = arena_live(self.mem)
             arena_release(self.mem)
             self.mem = NULL
@@ -99,6 +100,25 @@ cdef class Harness:
             freemsg(out[i])
         arena_reap(self.mem)
         return result
+
+    def hold(self, int max=BURST, ns_t now=0):
+        """Receive as ``rx`` does, and keep the packets until ``let_go``."""
+        cdef mblk *out[BURST]
+        cdef int i, n
+        n = self.dev.ops.rx(self.dev, out, min(max, BURST), now)
+        if n < 0:
+            raise OSError(-n, os.strerror(-n))
+        for i in range(n):
+            out[i].next = self.held
+            self.held = out[i]
+        return [describe(out[i]) for i in range(n)]
+
+    def let_go(self):
+        """Free what ``hold`` kept."""
+        freelist(self.held)
+        self.held = NULL
+        if self.mem != NULL:
+            arena_reap(self.mem)
 
     def count_rx(self, int bursts=1, ns_t now=0):
         """Receive and free up to ``bursts`` bursts without a Python object: (packets, bytes)."""
@@ -243,12 +263,13 @@ cdef dict describe(mblk *m):
     cdef mblk *b = m
     data = b"\0" * m.pkt_len
     msgcopyout(NULL, LR_COPYB, m, 0, <char *>data, m.pkt_len)
-    sizes = []
+    sizes, addresses = [], []
     while b != NULL:
         sizes.append(mblk_len(b))
+        addresses.append(<size_t>b.rptr)
         b = b.cont
-    facts = {"data": data, "blocks": sizes, "csum": m.csum, "gso_type": m.gso_type, "gso_size": m.gso_size,
-             "flags": m.dp.flags}
+    facts = {"data": data, "blocks": sizes, "addresses": addresses,
+             "csum": m.csum, "gso_type": m.gso_type, "gso_size": m.gso_size, "flags": m.dp.flags}
     if m.csum == CSUM_PARTIAL:
         facts["csum_start"] = m.csum_start
         facts["csum_offset"] = m.csum_offset

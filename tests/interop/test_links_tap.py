@@ -1,4 +1,4 @@
-"""A TAP between a link and the kernel: frames both ways, super-frames, TUN, queues, and devices that go away."""
+"""A TAP between a link and the kernel: frames both ways, super-frames, TUN, queues, devices that go away."""
 
 import errno
 import fcntl

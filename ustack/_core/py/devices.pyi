@@ -3,7 +3,10 @@ from typing import Self
 
 from ustack._core.py.links import Link
 
+ARPHRD_ETHER: int
 PRIVILEGE: str
+FANOUT: dict[str, int]
+RING_REMEDIES: dict[int, str]
 OPEN_REMEDIES: dict[int, str]
 ATTACH_REMEDIES: dict[int, str]
 
@@ -32,3 +35,23 @@ class Tap(Device):
         mac: str | bytes | None = None,
         offloads: bool | Iterable[str] = True,
     ) -> Self: ...
+
+class PacketRing(Device):
+    def __init__(
+        self,
+        name: str,
+        *,
+        mac: str | bytes | None = None,
+        offloads: bool | Iterable[str] = True,
+        rx_slots: int = 32,
+        tx: str = "sendmmsg",
+        tx_slots: int = 16,
+        fanout: int | tuple[int, str] | None = None,
+        promiscuous: bool = False,
+        qdisc_bypass: bool = False,
+        lend: bool = True,
+    ) -> None: ...
+    @property
+    def replaced(self) -> int: ...
+    @property
+    def extent(self) -> tuple[int, int]: ...

@@ -1,0 +1,43 @@
+"""AF_PACKET on a network device, received from an mmap'd ring (TPACKET_V2): no call per packet or burst.
+
+The ring's slots are 68 KB, so that super-frames fit, and few, so that they stay in the cache. A slot's
+content begins where the payload behind the usual headers (Ethernet, IPv4, TCP with timestamps) is
+page-aligned. Slots are lent: a long frame becomes an external block, marked DB_LENT and charged with the
+whole slot, and the slot goes back to the kernel when its last reference is gone, in whatever thread; status
+words may be given back in any order. But the kernel fills slots in order only, and drops frames (counted:
+rx_overrun) while the next one is not its own. Hence:
+
+* A frame is copied (LR_RING_COPY) instead of lent when it is short, when one of the next half of the slots is
+  still lent, and when it is the newest: the socket polls readable as long as the newest slot is not the
+  kernel's.
+* When the kernel comes up to a slot that is still lent (somebody does not read), a new ring takes the place
+of the
+  old, whose mapping stays until the last of its slots is let go. With four old rings about, nothing is
+  lent; nor is it by rings that share a device (fanout) or send through slots of their own.
+
+The device must not carry our address: the kernel, which sees the same frames, would answer them too.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+
+from ustack._core.link.link cimport link
+
+cdef struct ring_options:
+    int ifindex
+    char name[16]
+    uint32_t mtu
+    uint32_t caps               # CAP_* wished for on transmit: TX_CSUM, TSO4, TSO6, USO
+    int rx_slots
+    int tx_slots                # 0: transmit by sendmmsg; else through an mmap'd ring of so many slots
+    int32_t fanout              # PACKET_FANOUT argument (group, type << 16); -1: none
+    bint promiscuous
+    bint qdisc_bypass
+    bint lend                   # whether slots are ever lent
+    uint8_t mac[6]
+
+# 0, or -errno of the step that failed.
+cdef int packet_ring_create(ring_options *o, link **made) noexcept nogil
+# How many times a new ring had to take the place of one whose slots were not let go.
+cdef uint32_t packet_ring_replaced(const link *l) noexcept nogil
+# Where the ring is mapped, for proofs that a pointer lies in it.
+cdef void packet_ring_extent(const link *l, void **base, size_t *length) noexcept nogil

@@ -1,0 +1,440 @@
+"""AF_PACKET with mmap'd rings: see packet_ring.pxd. Receiving and the life of rings; transmit is in packet_tx."""
+
+from libc.errno cimport ENETDOWN, ENODEV, ENOMEM
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memmove
+
+from ustack._core.base.codes cimport (
+    CAP_GATHER, CAP_RX_CSUM, CAP_TSO4, CAP_TSO6, CAP_USO, CAP_ZEROCOPY_RX, LINK_DOWN, LINK_GONE,
+    LINK_UP,
+)
+from ustack._core.base.ledger cimport LR_DEVICE_RX, LR_RING_COPY, ledger_book
+from ustack._core.base.types cimport (
+    NS_MS, atomic_dec32, atomic_inc32, atomic_load32, atomic_store32, ns_t, unlikely,
+)
+from ustack._core.link.link cimport link, link_init, link_ops, link_stats
+from ustack._core.link.packet_tx cimport RING_MAX_SG, RING_SLOT, packet_sender, sender_close, sender_init, sender_tx
+from ustack._core.link.vnet cimport VNET_LEN, vnet_decode, vnet_hdr
+from ustack._core.mem.mblk cimport DB_LENT, dblk, esballoc, freeb, mblk, mblk_attach, msgappend
+from ustack._core.mem.source cimport source
+from ustack._core.sys.io cimport sys_close
+from ustack._core.sys.netdev cimport IFF_UP, sys_if_flags, sys_if_index
+from ustack._core.sys.packet cimport (
+    ETH_P_ALL, PACKET_FANOUT, PACKET_IGNORE_OUTGOING, PACKET_LOSS, PACKET_MR_PROMISC, PACKET_MR_UNICAST,
+    PACKET_OUTGOING, PACKET_QDISC_BYPASS, PACKET_RESERVE, PACKET_RX_RING, PACKET_TX_RING, PACKET_VNET_HDR,
+    TP_STATUS_KERNEL, TP_STATUS_LOSING, TP_STATUS_USER, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID,
+    TPACKET2_HDRLEN, sockaddr_ll, sys_packet_bind, sys_packet_drops, sys_packet_join,
+    sys_packet_map, sys_packet_open, sys_packet_ring, sys_packet_set, sys_packet_unmap, sys_socket_error,
+    sys_socket_sndbuf, tpacket2_hdr,
+)
+
+cdef enum:
+    PAGE = 4096
+    HEADERS = 20 + 32           # IPv4, TCP with timestamps
+    # The network header of a frame is put at ALIGN(TPACKET2_HDRLEN + 16) + reserve + VNET_LEN (tpacket_rcv).
+    RESERVE = PAGE - HEADERS - VNET_LEN - 80
+    ADDRESS = 32                # of a slot: struct sockaddr_ll, at TPACKET_ALIGN(sizeof(struct tpacket2_hdr))
+    COPY_BELOW = 512            # a frame as short is copied: cheaper than a lent slot
+    OLD_RINGS = 4
+    SNDBUF = 4 << 20
+    RX_ALL = CAP_RX_CSUM | CAP_TSO4 | CAP_TSO6 | CAP_USO
+
+cdef struct rx_slot:
+    rx_ring *ring
+    tpacket2_hdr *hdr
+    int32_t lent                # cleared, after the status word is the kernel's, by whoever frees the block
+
+cdef struct rx_ring:
+    int fd
+    uint8_t *map
+    size_t length
+    int slots
+    int pos                     # the slot that the kernel fills next, as far as we have seen
+    int32_t refs                # the link and every lent slot
+    rx_slot slot[1]
+
+cdef struct packet_ring:
+    link base
+    ring_options o
+    rx_ring *ring
+    rx_ring *old[OLD_RINGS]     # rings that were replaced and still have slots lent
+    # Sockets for rings to come, opened with the link: later we may be in another namespace, or have no privilege.
+    int spare[OLD_RINGS]
+    uint32_t replaced
+    bint lend
+    ns_t checked                # when the socket was last asked for errors
+    ns_t retry                  # a replacement failed: not again before
+    packet_sender out
+
+cdef link_ops OPS
+
+
+# --- the life of a ring
+# ---------------------------------------------------------------------------------------
+cdef void ring_unref(rx_ring *r) noexcept nogil:
+    if atomic_dec32(&r.refs) == 0:
+        if r.map != NULL:
+            sys_packet_unmap(r.map, r.length)
+        free(r)
+
+
+cdef void ring_close(rx_ring *r, int ifindex) noexcept nogil:
+    """The link lets go. The mapping, and with it the socket, lives on while slots are lent."""
+    sys_packet_bind(r.fd, ifindex, 0)
+    sys_close(r.fd)
+    ring_unref(r)
+
+
+cdef int configure(rx_ring *r, ring_options *o) noexcept nogil:
+    """All options in the order that the kernel demands; receiving begins with the bind at the end."""
+    cdef int e
+    cdef int fd = r.fd
+    cdef int err = 0
+    e = sys_packet_set(fd, PACKET_RESERVE, RESERVE)
+    if e == 0:
+        e = sys_packet_set(fd, PACKET_VNET_HDR, 1)
+    if e == 0:
+        e = sys_packet_set(fd, PACKET_LOSS, 1)      # a frame that is refused does not block a transmit ring
+    if e == 0:
+        e = sys_packet_ring(fd, PACKET_RX_RING, RING_SLOT, r.slots, RING_SLOT)
+    if e == 0 and o.tx_slots:
+        e = sys_packet_ring(fd, PACKET_TX_RING, RING_SLOT, o.tx_slots, RING_SLOT)
+    if e < 0:
+        return e
+    r.map = <uint8_t *>sys_packet_map(fd, r.length, &err)
+    if r.map == NULL:
+        return err
+    if o.qdisc_bypass:
+        sys_packet_set(fd, PACKET_QDISC_BYPASS, 1)
+    sys_packet_set(fd, PACKET_IGNORE_OUTGOING, 1)   # before Linux 4.20: they are passed over in rx
+    sys_socket_sndbuf(fd, SNDBUF)
+    e = sys_packet_bind(fd, o.ifindex, ETH_P_ALL)
+    if e < 0:
+        return e
+    if o.promiscuous or sys_packet_join(fd, o.ifindex, PACKET_MR_UNICAST, o.mac) < 0:
+        e = sys_packet_join(fd, o.ifindex, PACKET_MR_PROMISC, NULL)
+    if e == 0 and o.fanout >= 0:
+        e = sys_packet_set(fd, PACKET_FANOUT, o.fanout)
+    return e
+
+
+cdef rx_ring *ring_open(ring_options *o, int fd, int *err) noexcept nogil:
+    """Make a ring on a socket that has none. The socket stays the caller's if that fails."""
+    cdef rx_ring *r = <rx_ring *>calloc(1, sizeof(rx_ring) + o.rx_slots * sizeof(rx_slot))
+    cdef int i
+    if r == NULL:
+        err[0] = -ENOMEM
+        return NULL
+    r.refs = 1
+    r.slots = o.rx_slots
+    r.length = <size_t>RING_SLOT * (o.rx_slots + o.tx_slots)
+    r.fd = fd
+    err[0] = configure(r, o)
+    if err[0] < 0:
+        sys_packet_bind(fd, o.ifindex, 0)
+        ring_unref(r)
+        sys_packet_ring(fd, PACKET_RX_RING, 0, 0, 0)
+        return NULL
+    for i in range(r.slots):
+        r.slot[i].ring = r
+        r.slot[i].hdr = <tpacket2_hdr *>(r.map + <size_t>RING_SLOT * i)
+    return r
+
+
+cdef int empty_place(packet_ring *p) noexcept nogil:
+    """Where another old ring could be put; -1: there are too many."""
+    cdef int i
+    for i in range(OLD_RINGS):
+        if p.old[i] == NULL:
+            return i
+    return -1
+
+
+cdef void sweep(packet_ring *p) noexcept nogil:
+    """Take back the sockets of old rings that nobody holds any more; lend while another ring could be replaced."""
+    cdef rx_ring *r
+    cdef int i
+    for i in range(OLD_RINGS):
+        r = p.old[i]
+        if r != NULL and atomic_load32(&r.refs) == 1:
+            p.old[i] = NULL
+            p.spare[i] = r.fd
+            ring_unref(r)
+            sys_packet_ring(p.spare[i], PACKET_RX_RING, 0, 0, 0)
+    p.lend = p.o.lend and empty_place(p) >= 0
+
+
+cdef void replace(packet_ring *p, ns_t now) noexcept nogil:
+    """The kernel has come up to a slot that is still lent: go on with a new ring."""
+    cdef rx_ring *fresh
+    cdef int i, err = 0
+    sweep(p)
+    i = empty_place(p)
+    if i < 0 or now < p.retry:
+        return
+    sys_packet_bind(p.ring.fd, p.o.ifindex, 0)
+    fresh = ring_open(&p.o, p.spare[i], &err)
+    if fresh == NULL:
+        sys_packet_bind(p.ring.fd, p.o.ifindex, ETH_P_ALL)
+        p.retry = now + 10 * NS_MS
+        return
+    p.spare[i] = -1
+    p.old[i] = p.ring
+    p.ring = fresh
+    p.out.fd = fresh.fd
+    p.replaced += 1
+    p.lend = empty_place(p) >= 0
+
+
+# --- receiving
+# ------------------------------------------------------------------------------------------------
+cdef inline uint32_t status_of(const tpacket2_hdr *h) noexcept nogil:
+    return <uint32_t>atomic_load32(<const int32_t *>&h.tp_status)
+
+
+cdef inline void to_kernel(tpacket2_hdr *h) noexcept nogil:
+    atomic_store32(<int32_t *>&h.tp_status, TP_STATUS_KERNEL)
+
+
+cdef inline rx_slot *slot_at(rx_ring *r, int i) noexcept nogil:
+    return &r.slot[i - r.slots if i >= r.slots else i]
+
+
+cdef void slot_free(void *arg) noexcept nogil:
+    """The last reference to a lent slot is gone. From any thread."""
+    cdef rx_slot *s = <rx_slot *>arg
+    cdef rx_ring *r = s.ring
+    to_kernel(s.hdr)
+    atomic_store32(&s.lent, 0)
+    ring_unref(r)
+
+
+cdef bint may_lend(packet_ring *p, uint32_t length) noexcept nogil:
+    cdef rx_ring *r = p.ring
+    cdef int i
+    if length < COPY_BELOW or not p.lend or not status_of(slot_at(r, r.pos + 1).hdr) & TP_STATUS_USER:
+        return False
+    for i in range(1, r.slots // 2 + 1):
+        if atomic_load32(&slot_at(r, r.pos + i).lent):
+            return False
+    return True
+
+
+cdef mblk *lend(packet_ring *p, rx_slot *s, uint8_t *frame, uint32_t n) noexcept nogil:
+    cdef mblk *m = esballoc(p.base.mem, frame, n, slot_free, s)
+    if m == NULL:
+        return NULL
+    m.wptr += n
+    m.dp.flags |= DB_LENT
+    m.dp.truesize = RING_SLOT
+    atomic_store32(&s.lent, 1)
+    atomic_inc32(&p.ring.refs)
+    return m
+
+
+cdef mblk *copy(packet_ring *p, const uint8_t *frame, uint32_t n) noexcept nogil:
+    cdef source *src = p.base.src
+    cdef dblk *d = src.take(src.owner, n if n else 1)
+    cdef mblk *m = mblk_attach(p.base.mem, d) if d != NULL else NULL
+    if m != NULL:
+        msgappend(p.base.book, LR_RING_COPY, m, frame, n)
+    return m
+
+
+cdef uint8_t *put_tag_back(tpacket2_hdr *h, uint8_t *frame, vnet_hdr *facts) noexcept nogil:
+    """The kernel takes VLAN tags out of frames; without its tag a frame of a VLAN would pass as one of ours."""
+    cdef uint32_t tci = h.tp_vlan_tci
+    cdef uint32_t tpid = h.tp_vlan_tpid if h.tp_status & TP_STATUS_VLAN_TPID_VALID else 0x8100
+    if tci & 0xFFF == 0:
+        return frame                # priority only: it belongs to no VLAN
+    memmove(frame - 4, frame, 12)
+    frame -= 4
+    frame[12] = tpid >> 8
+    frame[13] = tpid & 0xFF
+    frame[14] = tci >> 8
+    frame[15] = tci & 0xFF
+    if facts.flags:
+        facts.csum_start += 4
+    if facts.gso_type:
+        facts.hdr_len += 4
+    return frame
+
+
+cdef mblk *receive(packet_ring *p, rx_slot *s, uint32_t status) noexcept nogil:
+    """The packet in a slot, with its facts; NULL if there is none (counted). The slot is lent or given back."""
+    cdef link_stats *stats = &p.base.stats
+    cdef tpacket2_hdr *h = s.hdr
+    cdef uint8_t *frame = <uint8_t *>h + h.tp_mac
+    cdef uint8_t *start = frame
+    cdef uint32_t n = h.tp_snaplen
+    cdef vnet_hdr facts
+    cdef mblk *m = NULL
+    cdef bint lent = False
+    if (<sockaddr_ll *>(<uint8_t *>h + ADDRESS)).sll_pkttype == PACKET_OUTGOING:
+        pass
+    elif n < h.tp_len:
+        stats.rx_truncated += 1
+    elif h.tp_mac < TPACKET2_HDRLEN + VNET_LEN or h.tp_mac + <size_t>n > RING_SLOT or n < 14:
+        stats.rx_bad += 1
+    else:
+        memcpy(&facts, frame - VNET_LEN, VNET_LEN)
+        if status & TP_STATUS_VLAN_VALID:
+            start = put_tag_back(h, frame, &facts)
+            n += frame - start
+        lent = may_lend(p, n)
+        m = lend(p, s, start, n) if lent else copy(p, start, n)
+        if m == NULL:
+            lent = False
+            stats.rx_nomem += 1
+        else:
+            m.pkt_len = n
+            # What comes is the device's choice, whatever we asked for on transmit.
+            if vnet_decode(&facts, m, RX_ALL) < 0:
+                stats.rx_bad += 1
+                freeb(m)
+                m = NULL
+    if not lent:
+        to_kernel(h)
+    return m
+
+
+cdef int packet_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
+    cdef packet_ring *p = <packet_ring *>l
+    cdef rx_ring *r = p.ring
+    cdef uint32_t status, drops
+    cdef rx_slot *s
+    cdef int n = 0, _i
+    for _i in range(r.slots):
+        if n >= max:
+            break
+        s = &r.slot[r.pos]
+        if unlikely(atomic_load32(&s.lent)):
+            replace(p, now)
+            break
+        status = status_of(s.hdr)
+        if not status & TP_STATUS_USER:
+            break
+        if unlikely(status & TP_STATUS_LOSING) and sys_packet_drops(r.fd, &drops) == 0:
+            l.stats.rx_overrun += drops
+        out[n] = receive(p, s, status)
+        r.pos = r.pos + 1 if r.pos + 1 < r.slots else 0
+        if out[n] != NULL:
+            l.stats.rx_bytes += out[n].pkt_len
+            ledger_book(l.book, LR_DEVICE_RX, out[n].pkt_len)
+            n += 1
+    l.stats.rx += n
+    if n:
+        l.state = LINK_UP
+        return n
+    return idle(p, now)
+
+
+cdef int idle(packet_ring *p, ns_t now) noexcept nogil:
+    """Nothing came. Once a millisecond at most: has the device gone down, come back, or vanished?"""
+    cdef int e
+    if now - p.checked >= NS_MS or now < p.checked:
+        p.checked = now
+        e = sys_socket_error(p.ring.fd)
+        p.base.stats.rx_calls += 1
+        if e or p.base.state != LINK_UP:
+            p.base.state = state_of_device(p)
+        sweep(p)
+    return 0 if p.base.state == LINK_UP else -ENETDOWN if p.base.state == LINK_DOWN else -ENODEV
+
+
+cdef int state_of_device(packet_ring *p) noexcept nogil:
+    if sys_if_index(p.ring.fd, p.o.name) != p.o.ifindex:
+        # It is gone, or was renamed; under another name our frames would still pass.
+        return LINK_GONE
+    return LINK_UP if sys_if_flags(p.ring.fd, p.o.name) & IFF_UP else LINK_DOWN
+
+
+cdef int packet_tx(link *l, mblk **pkts, int n, ns_t now) noexcept nogil:
+    return sender_tx(&(<packet_ring *>l).out, l, pkts, n)
+
+
+cdef int packet_pending(link *l) noexcept nogil:
+    cdef rx_ring *r = (<packet_ring *>l).ring
+    cdef rx_slot *s = &r.slot[r.pos]
+    return not atomic_load32(&s.lent) and status_of(s.hdr) & TP_STATUS_USER != 0
+
+
+cdef int packet_fds(link *l, int *fds, int max) noexcept nogil:
+    if max < 1:
+        return 0
+    fds[0] = (<packet_ring *>l).ring.fd
+    return 1
+
+
+cdef void packet_close(link *l) noexcept nogil:
+    cdef packet_ring *p = <packet_ring *>l
+    cdef int i
+    sender_close(&p.out)
+    if p.ring != NULL:
+        ring_close(p.ring, p.o.ifindex)
+    for i in range(OLD_RINGS):
+        if p.old[i] != NULL:
+            ring_close(p.old[i], p.o.ifindex)
+        if p.spare[i] >= 0:
+            sys_close(p.spare[i])
+    free(p)
+
+
+cdef int open_all(packet_ring *p) noexcept nogil:
+    """The sockets, the first ring, the sender; -errno of what failed."""
+    cdef int i, err = 0, fd = sys_packet_open()
+    if fd < 0:
+        return fd
+    p.ring = ring_open(&p.o, fd, &err)
+    if p.ring == NULL:
+        sys_close(fd)
+        return err
+    for i in range(OLD_RINGS if p.o.lend else 0):
+        p.spare[i] = sys_packet_open()
+        if p.spare[i] < 0:
+            return p.spare[i]
+    return sender_init(&p.out, fd, p.ring.map + <size_t>RING_SLOT * p.ring.slots, p.o.tx_slots)
+
+
+cdef int packet_ring_create(ring_options *o, link **made) noexcept nogil:
+    cdef packet_ring *p = <packet_ring *>calloc(1, sizeof(packet_ring))
+    cdef int i, err
+    if p == NULL:
+        return -ENOMEM
+    p.o = o[0]
+    if o.tx_slots or o.fanout >= 0:
+        p.o.lend = False        # a ring that also sends, or is one of a group, cannot be replaced
+    for i in range(OLD_RINGS):
+        p.spare[i] = -1
+    err = open_all(p)
+    if err < 0:
+        packet_close(&p.base)
+        return err
+    p.lend = p.o.lend
+    link_init(&p.base, &OPS, 2, o.mtu, o.mac)
+    p.base.caps = o.caps | CAP_RX_CSUM | CAP_GATHER | (CAP_ZEROCOPY_RX if p.lend else 0)
+    p.base.max_sg = RING_MAX_SG
+    if o.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO):
+        p.base.gso_max = 65535
+    p.base.state = state_of_device(p)
+    made[0] = &p.base
+    return 0
+
+
+cdef uint32_t packet_ring_replaced(const link *l) noexcept nogil:
+    return (<const packet_ring *>l).replaced
+
+
+cdef void packet_ring_extent(const link *l, void **base, size_t *length) noexcept nogil:
+    cdef rx_ring *r = (<packet_ring *>l).ring
+    base[0] = r.map
+    length[0] = r.length
+
+
+OPS.kind = b"packet_ring"
+OPS.rx = packet_rx
+OPS.tx = packet_tx
+OPS.fds = packet_fds
+OPS.pending = packet_pending
+OPS.close = packet_close
