@@ -4,6 +4,7 @@
 ``ustack.socket`` stands in for the standard ``socket`` module.
 """
 
+from ustack._core.py.devices import PacketRing as PacketRing
 from ustack._core.py.devices import Tap as Tap
 from ustack._core.py.links import Link as Link
 from ustack._core.py.links import pair as pair
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Interface",
     "Link",
+    "PacketRing",
     "Pipe",
     "Stack",
     "Tap",
