@@ -134,7 +134,7 @@ cdef class Net:
     cdef readonly list events
     cdef bint open
 
-    def __cinit__(self, seed: int = 1, budget: int = 0):
+    def __cinit__(self, seed: int = 1, budget: int = 0, **_: object):
         cdef uint64_t word = seed
         memset(&self.ctx, 0, sizeof(self.ctx))
         self.ctx.now = 1000000000
