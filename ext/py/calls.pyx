@@ -20,11 +20,11 @@ from ustack._core.stack.engine cimport engine_poll
 from ustack._core.stack.sockets cimport SOCK_PING, SOCK_UDP, sock, sock_of_tcb
 from ustack._core.tcp.tcp cimport (
     TCP_RECV_PEEK, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect, tcp_connect_result, tcp_recv,
-    tcp_send, tcp_send_room, tcp_state)
+    tcp_send, tcp_send_hint, tcp_send_room, tcp_state)
 from ustack._core.udp.udp cimport udp_connect, udp_meta, udp_recv, udp_send, udp_take_error
 
 cdef enum:
-    SEND_CHUNK = 65536          # bytes copied into one block before they are queued
+    SEND_CHUNK = 65536          # bytes copied into one block before the path's super-segments are known
 
 
 cdef int pause(driver *d, sock *s, uint32_t events, ns_t deadline, bint main_thread, bint *tried) noexcept nogil:
@@ -73,7 +73,9 @@ cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint 
     cdef int64_t sent
     cdef int r
     while done[0] < n:
-        chunk = n - done[0] if n - done[0] < SEND_CHUNK else SEND_CHUNK
+        chunk = s.chunk if s.chunk else SEND_CHUNK
+        if n - done[0] < chunk:
+            chunk = n - done[0]
         m = copy_in(d, s, p + done[0], chunk)
         driver_lock(d)
         r = wait_for_room(d, s, deadline, main_thread)
@@ -82,6 +84,7 @@ cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint 
             freemsg(m)
             return r if r != 0 else -ENOBUFS
         sent = tcp_send(s.tcp, m, TCP_SEND_MORE if more or done[0] + chunk < n else 0)
+        s.chunk = tcp_send_hint(s.tcp, &s.csum_stride)
         if s.note_fd >= 0:
             sock_note(s)
         driver_flush_unlock(d)

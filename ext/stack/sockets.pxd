@@ -47,6 +47,7 @@ cdef struct sock:
     bint watched                # an event loop wants to hear of it through the driver's list of fired sockets
     bint fired                  # it is in that list
     sock *fired_next
+    uint32_t chunk              # bytes that a send copies into one block: one super-segment; 0: not known yet
     uint32_t csum_stride        # > 0: sum while copying, one partial sum per so many bytes (the path has no TX_CSUM)
 
 # A wake-up to be made once the lock is released: the words of parked threads, and whether a sleeper must be kicked.

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.string cimport memset
 
 from ustack._core.base.addr cimport ipaddr
-from ustack._core.base.codes cimport EV_ERR, EV_HUP, EV_IN, EV_OUT, IPPROTO_TCP_
+from ustack._core.base.codes cimport CAP_TX_CSUM, EV_ERR, EV_HUP, EV_IN, EV_OUT, IPPROTO_TCP_
 from ustack._core.base.ready cimport ready
 from ustack._core.base.rng cimport rng_next
 from ustack._core.inet.demux cimport flow_table_free, flow_table_init
@@ -15,7 +15,8 @@ from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgbytes
 from ustack._core.tcp.ack cimport ack_soon
 from ustack._core.tcp.block cimport (
-    TF_CONNECTING, TF_DIRTY, TF_FIN_RCVD, TF_MORE, TF_NOSPACE, TF_ORPHAN, TF_SHUT_RD, TF_SHUT_WR, has, mark,
+    TF_CONNECTING, TF_DIRTY, TF_FIN_RCVD, TF_MORE, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD, TF_SHUT_WR, has,
+    mark,
     snd_limit, tcb, tcb_bury, tcb_new, tcb_reap,
 )
 from ustack._core.tcp.close cimport conn_abort, user_close, user_shutdown
@@ -33,6 +34,7 @@ cdef enum:
     RCVBUF = 4 * 1024 * 1024
     SYN_MAX = 1024
     TIMEWAIT_MAX = 8192
+    SUPER_SEGMENT = 65536       # storage of the blocks that senders copy into
 
 
 # --- the whole ----------------------------------------------------------------------------------------------------
@@ -277,6 +279,15 @@ cdef int tcp_getopt(tcb *c, int option, int64_t *value) noexcept nogil:
 
 cdef void tcp_get_info(tcb *c, tcp_info *info) noexcept nogil:
     info_fill(c, info)
+
+
+cdef uint32_t tcp_send_hint(const tcb *c, uint32_t *stride) noexcept nogil:
+    stride[0] = 0
+    if c.snd_mss == 0 or not has(c, TF_PATH):
+        return 0
+    if not c.way.caps & CAP_TX_CSUM:
+        stride[0] = c.snd_mss
+    return SUPER_SEGMENT - SUPER_SEGMENT % c.snd_mss
 
 
 cdef uint32_t tcp_unacked(const tcb *c) noexcept nogil:
