@@ -9,9 +9,8 @@ from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
-from cpython.exc cimport PyErr_WriteUnraisable
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uintptr_t
 from libc.stdlib cimport free as c_free
@@ -37,6 +36,12 @@ from ustack._core.mem.pool cimport pool, pool_region_of
 from ustack._core.mem.region cimport REGION_HUGE, REGION_LOCKED, region, region_create, region_unref
 
 cdef extern from "Python.h":
+    # Here with plain pointers: Cython is to add no exception handling of its own around them.
+    PyObject *PyObject_CallNoArgs(PyObject *callback) noexcept
+    void PyErr_WriteUnraisable(PyObject *where) noexcept
+    void PyErr_Fetch(PyObject **kind, PyObject **value, PyObject **trace) noexcept
+    void PyErr_Restore(PyObject *kind, PyObject *value, PyObject *trace) noexcept
+    void Py_XDECREF(PyObject *o) noexcept
     int Py_AddPendingCall(int (*func)(void *) noexcept, void *arg) noexcept nogil
     int Py_IsInitialized() noexcept nogil
 
@@ -103,34 +108,41 @@ cdef void wants_reap(void *arg) noexcept nogil:
     schedule()
 
 
-cdef void give_back(loan *one):
+cdef void give_back(loan *one) noexcept:
     """Release the exporter, call the user's function. Its exceptions go to sys.unraisablehook."""
-    cdef object callback = None
+    cdef PyObject *callback = one.callback
+    cdef PyObject *result
     PyBuffer_Release(&one.view)
-    if one.callback != NULL:
-        callback = <object>one.callback
-        Py_XDECREF(one.callback)
     c_free(one)
-    if callback is not None:
-        try:
-            callback()
-        except BaseException:
+    if callback != NULL:
+        result = PyObject_CallNoArgs(callback)
+        if result == NULL:
             PyErr_WriteUnraisable(callback)
+        Py_XDECREF(result)
+        Py_XDECREF(callback)
 
 
-cdef void run_loans(loan **head):
+cdef void run_loans(loan **head) noexcept:
+    """Also with an exception on its way, which it leaves alone: it runs when views and blocks are dropped."""
     cdef loan *one = <loan *>atomic_swapp(head, NULL)
     cdef loan *first = NULL
     cdef loan *following
+    cdef PyObject *kind
+    cdef PyObject *value
+    cdef PyObject *trace
+    if one == NULL:
+        return
     while one != NULL:
         following = one.following
         one.following = first
         first = one
         one = following
+    PyErr_Fetch(&kind, &value, &trace)
     while first != NULL:
         following = first.following
         give_back(first)
         first = following
+    PyErr_Restore(kind, value, trace)
 
 
 cdef int drain_slowly() except -1:
@@ -559,7 +571,7 @@ cdef mblk *head_of_message(Mblk b) except NULL:
     return b.m
 
 
-cdef void release_block(mblk *m):
+cdef void release_block(mblk *m) noexcept:
     """Free one block, and give back what that sets free."""
     cdef c_arena *a = m.dp.owner
     arena_ref(a)
@@ -748,7 +760,7 @@ def linkb(b: Mblk, tail: Mblk) -> None:
     head_of_message(tail)
     while last.follower is not None:
         last = last.follower
-    if last is tail or <uintptr_t>last.m in handles(tail):
+    if tail is b or b.linked and <uintptr_t>last.m in handles(tail):
         raise ValueError("a message cannot follow itself")
     attach(last, tail)
 

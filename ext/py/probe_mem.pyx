@@ -1,15 +1,19 @@
 """For tests and measurements: the memory model's internals that ustack.buffers does not show."""
 
-from libc.stdint cimport int64_t, uint8_t
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from ustack._core.base.checksum cimport csum_fold, csum_partial
 from ustack._core.base.ledger cimport LR_CSUM_FUSED, LR_CSUM_TX, LR_RX_COPY, LR_TX_COPY, ledger
+from ustack._core.base.rng cimport rng, rng_next, rng_seed
+from ustack._core.base.types cimport atomic_inc32, atomic_swapp
 from ustack._core.mem.arena cimport arena, arena_create, arena_live, arena_reap, arena_release, arena_take
 from ustack._core.mem.mblk cimport (
-    allocb, dblk_unref, dup_range, dupb, esballoc, freeb, freemsg, mblk, msgblocks, msgbytes, msgconsume,
-    msgcopyin_csum, msgcopyout, msgcsum, splitmsg,
+    allocb, copyb, dblk_unref, dup_range, dupb, esballoc, freeb, freemsg, mblk, msgblocks, msgbytes,
+    msgconsume, msgcopyin_csum, msgcopyout, msgcsum, splitmsg,
 )
 
 
@@ -70,6 +74,118 @@ def smoke() -> dict[str, int]:
     out["held"] = a.held
     arena_release(a)
     return out
+
+
+cdef enum:
+    SHARED = 8
+    OWN = 16
+
+cdef struct playground:
+    arena *a
+    mblk *shared[SHARED]        # blocks on their way from thread to thread
+    int32_t runs                # free functions that ran
+
+
+cdef void count_atomically(void *arg) noexcept nogil:
+    atomic_inc32(<int32_t *>arg)
+
+
+cdef bint sound(mblk *m) noexcept nogil:
+    """A block of ours begins with its own storage's address: nobody else was given the storage."""
+    return (<void **>m.dp.base)[0] == <void *>m.dp.base
+
+
+cdef mblk *another(playground *p, mblk *of, uint64_t dice, int *lent, void **memory) noexcept nogil:
+    """A new block in one of the ways there are, on new storage or on the storage of ``of``."""
+    cdef mblk *m
+    if of != NULL and dice & 3 == 1:
+        return dupb(p.a, of)
+    if of != NULL and dice & 3 == 3:
+        m = copyb(p.a, of)
+        if m != NULL:
+            (<void **>m.dp.base)[0] = m.dp.base     # the copy names the original's storage
+        return m
+    if dice & 12 == 0:
+        lent[0] += 1
+        m = esballoc(p.a, memory[0], 64, count_atomically, &p.runs)
+        memory[0] = <char *>memory[0] + 64
+    else:
+        m = allocb(p.a, 64 << (dice >> 8 & 7))
+    if m != NULL:
+        (<void **>m.dp.base)[0] = m.dp.base
+        m.wptr = m.rptr + 64
+    return m
+
+
+cdef int play(playground *p, int rounds, uint64_t seed, void *memory, int *bad) noexcept nogil:
+    """Make, share, hand over and free blocks; returns how many external ones there were."""
+    cdef mblk *own[OWN]
+    cdef rng r
+    cdef uint64_t dice
+    cdef int _i, k
+    cdef int lent = 0
+    memset(own, 0, sizeof(own))
+    rng_seed(&r, &seed, 1)
+    for _i in range(rounds):
+        dice = rng_next(&r)
+        k = dice >> 32 & (OWN - 1)
+        if own[k] == NULL:
+            own[k] = another(p, own[dice >> 40 & (OWN - 1)], dice, &lent, &memory)
+        elif dice & 1:
+            bad[0] += not sound(own[k])
+            freeb(own[k])
+            own[k] = NULL
+        else:
+            own[k] = <mblk *>atomic_swapp(&p.shared[dice >> 48 & (SHARED - 1)], own[k])
+        if dice >> 52 & 63 == 0:
+            arena_reap(p.a)
+    for k in range(OWN):
+        freeb(own[k])
+    arena_reap(p.a)
+    return lent
+
+
+cdef void release_memory(object capsule) noexcept:
+    free(PyCapsule_GetPointer(capsule, NULL))
+
+
+cdef class Playground:
+    """An arena that several threads use at once, without the GIL."""
+
+    cdef playground p
+    cdef list keep
+
+    def __cinit__(self, budget: int = 0):
+        self.keep = []
+        memset(&self.p, 0, sizeof(playground))
+        self.p.a = arena_create(budget, NULL)
+        if self.p.a == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.p.a != NULL:
+            arena_release(self.p.a)
+
+    def play(self, int rounds, uint64_t seed) -> tuple[int, int]:
+        """Run one thread's part: (external blocks made, blocks found damaged)."""
+        cdef void *memory = malloc(rounds * 64)
+        cdef int lent
+        cdef int bad = 0
+        if memory == NULL:
+            raise MemoryError
+        self.keep.append(PyCapsule_New(memory, NULL, release_memory))
+        with nogil:
+            lent = play(&self.p, rounds, seed, memory, &bad)
+        return lent, bad
+
+    def finish(self) -> tuple[int, int, int]:
+        """Free what is under way: (free functions that ran, structures alive, bytes held)."""
+        cdef int i
+        for i in range(SHARED):
+            freeb(self.p.shared[i])
+            self.p.shared[i] = NULL
+        arena_reap(self.p.a)
+        return self.p.runs, arena_live(self.p.a), self.p.a.held
 
 
 def time_alloc(size_t size, int rounds) -> float:
