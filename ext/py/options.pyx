@@ -5,6 +5,8 @@ import struct
 from libc.errno cimport EBADF, EINVAL, ENOPROTOOPT
 from libc.stdint cimport int64_t
 
+from ustack._core.py.driver cimport driver, driver_lock, driver_unlock
+from ustack._core.py.errors cimport fail
 from ustack._core.stack.sockets cimport SOCK_TCP, SOCK_UDP, sock
 from ustack._core.tcp.tcp cimport (
     TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2, TCPO_MAXSEG,
@@ -168,9 +170,17 @@ cdef int option_get(sock *s, int level, int name, int64_t *value) noexcept nogil
     return tcp_getopt(s.tcp, option, value) if option else -ENOPROTOOPT
 
 
-cdef bytes pack_tcp_info(sock *s):
+cdef bytes pack_tcp_info(driver *d, sock *s):
     cdef tcp_info i
-    tcp_get_info(s.tcp, &i)
+    cdef bint closed
+    with nogil:
+        driver_lock(d)
+        closed = s.closed
+        if not closed:
+            tcp_get_info(s.tcp, &i)
+        driver_unlock(d)
+    if closed:
+        fail(-EBADF)
     mss = i.snd_mss or 536
     return struct.pack(
         "=8B24I4Q6I",

@@ -104,9 +104,10 @@ cdef class Socket:
         if type & 0x800:            # SOCK_NONBLOCK
             self.timeout_ns = 0
         stack.enter()
-        driver_lock(self.d)
-        self.s = sock_new(&self.d.eng, kind)
-        driver_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            self.s = sock_new(&self.d.eng, kind)
+            driver_unlock(self.d)
         stack.leave()
         if self.s == NULL:
             fail(-ENOBUFS, "cannot make a socket")
@@ -116,12 +117,13 @@ cdef class Socket:
     def __dealloc__(self):
         if self.s != NULL:
             if not self.stack.closed and not self.d.forked:
-                driver_lock(self.d)
-                sock_close(self.s, False)
-                sock_unfile(self.s)
-                if self.s.fired:
-                    driver_forget_fired(self.d, self.s)
-                driver_flush_unlock(self.d)
+                with nogil:
+                    driver_lock(self.d)
+                    sock_close(self.s, False)
+                    sock_unfile(self.s)
+                    if self.s.fired:
+                        driver_forget_fired(self.d, self.s)
+                    driver_flush_unlock(self.d)
             sock_free(self.s)
             self.s = NULL
 
@@ -200,14 +202,17 @@ cdef class Socket:
         cdef int r
         parse_endpoint(address, &host, &port, "bind")
         self.enter()
-        driver_lock(self.d)
-        if self.s.kind == SOCK_TCP:
-            r = tcp_bind(self.s.tcp, &host, port)
-        elif self.s.kind == SOCK_UDP:
-            r = udp_bind(self.s.udp, &host, port)
-        else:
-            r = sock_bind_ping(self.s, port)
-        driver_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            if self.s.closed:
+                r = -EBADF
+            elif self.s.kind == SOCK_TCP:
+                r = tcp_bind(self.s.tcp, &host, port)
+            elif self.s.kind == SOCK_UDP:
+                r = udp_bind(self.s.udp, &host, port)
+            else:
+                r = sock_bind_ping(self.s, port)
+            driver_unlock(self.d)
         self.leave()
         check(r, f"cannot bind to {address}")
 
@@ -217,9 +222,10 @@ cdef class Socket:
         cdef int n = max(0, min(backlog, 65535))
         self.enter()
         self._finish(self._need, SOCK_TCP, "listen")
-        driver_lock(self.d)
-        r = tcp_listen(self.s.tcp, n)
-        driver_flush_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            r = -EBADF if self.s.closed else tcp_listen(self.s.tcp, n)
+            driver_flush_unlock(self.d)
         self.leave()
         check(r, "cannot listen")
 
@@ -236,15 +242,16 @@ cdef class Socket:
         cdef ipaddr a = ip_from4(0)
         cdef uint16_t port = 0
         self.enter()
-        driver_lock(self.d)
-        if self.s.tcp != NULL:
-            tcp_local(self.s.tcp, &a, &port)
-        elif self.s.udp != NULL:
-            a = self.s.udp.entry.key.laddr
-            port = self.s.udp.entry.key.lport
-        elif self.s.ping != NULL:
-            port = self.s.ping.id
-        driver_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            if self.s.tcp != NULL:
+                tcp_local(self.s.tcp, &a, &port)
+            elif self.s.udp != NULL:
+                a = self.s.udp.entry.key.laddr
+                port = self.s.udp.entry.key.lport
+            elif self.s.ping != NULL:
+                port = self.s.ping.id
+            driver_unlock(self.d)
         self.leave()
         if a.hi == 0 and a.lo == 0:
             a = ip_from4(0)
@@ -256,15 +263,16 @@ cdef class Socket:
         cdef uint16_t port = 0
         cdef bint connected = False
         self.enter()
-        driver_lock(self.d)
-        if self.s.tcp != NULL:
-            tcp_remote(self.s.tcp, &a, &port)
-            connected = port != 0 and tcp_state(self.s.tcp) not in (2, 7, 10)
-        elif self.s.udp != NULL and self.s.udp.connected:
-            a = self.s.udp.entry.key.raddr
-            port = self.s.udp.entry.key.rport
-            connected = True
-        driver_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            if self.s.tcp != NULL:
+                tcp_remote(self.s.tcp, &a, &port)
+                connected = port != 0 and tcp_state(self.s.tcp) not in (2, 7, 10)
+            elif self.s.udp != NULL and self.s.udp.connected:
+                a = self.s.udp.entry.key.raddr
+                port = self.s.udp.entry.key.rport
+                connected = True
+            driver_unlock(self.d)
         self.leave()
         if not connected:
             raise OSError(ENOTCONN, "Transport endpoint is not connected")
@@ -310,9 +318,10 @@ cdef class Socket:
     def _disconnect(self) -> int:
         cdef int r
         self.enter()
-        driver_lock(self.d)
-        r = udp_disconnect(self.s.udp)
-        driver_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            r = -EBADF if self.s.closed else udp_disconnect(self.s.udp)
+            driver_unlock(self.d)
         self.leave()
         return r
 
@@ -738,9 +747,10 @@ cdef class Socket:
             return
         number = _option_value(level, optname, value)
         self.enter()
-        driver_lock(self.d)
-        r = option_set(self.s, level, optname, number)
-        driver_flush_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            r = option_set(self.s, level, optname, number)
+            driver_flush_unlock(self.d)
         self.leave()
         check(r, f"option {level}, {optname}")
 
@@ -756,10 +766,11 @@ cdef class Socket:
             if level == 6 and optname == TCP_CONGESTION:
                 return b"newreno".ljust(max(buflen, 8), b"\0")[:buflen or 16]
             if level == 6 and optname == TCP_INFO and self.s.kind == SOCK_TCP:
-                return pack_tcp_info(self.s)[:buflen or 192]
-            driver_lock(self.d)
-            r = option_get(self.s, level, optname, &value)
-            driver_unlock(self.d)
+                return pack_tcp_info(self.d, self.s)[:buflen or 192]
+            with nogil:
+                driver_lock(self.d)
+                r = option_get(self.s, level, optname, &value)
+                driver_unlock(self.d)
         finally:
             self.leave()
         check(r, f"option {level}, {optname}")
@@ -779,15 +790,18 @@ cdef class Socket:
         if how not in (0, 1, 2):
             raise OSError(EINVAL, "shutdown(): how is SHUT_RD, SHUT_WR or SHUT_RDWR")
         self.enter()
-        driver_lock(self.d)
-        if self.s.kind == SOCK_TCP:
-            r = tcp_shutdown(self.s.tcp, how)
-        elif self.s.kind == SOCK_UDP:
-            r = shut_datagrams(self.s, how)
-        else:
-            r = -EOPNOTSUPP
-        driver_signal_closed(self.d, self.s)
-        driver_flush_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            if self.s.closed:
+                r = -EBADF
+            elif self.s.kind == SOCK_TCP:
+                r = tcp_shutdown(self.s.tcp, how)
+            elif self.s.kind == SOCK_UDP:
+                r = shut_datagrams(self.s, how)
+            else:
+                r = -EOPNOTSUPP
+            driver_signal_closed(self.d, self.s)
+            driver_flush_unlock(self.d)
         self.leave()
         check(r)
 
@@ -801,22 +815,24 @@ cdef class Socket:
             return
         self.stack.enter()
         try:
-            driver_lock(self.d)
-            if self.s.kind == SOCK_TCP:
-                tcp_getopt(self.s.tcp, TCPO_LINGER, &linger)
-                if linger > 0 and self.timeout_ns != 0:
-                    tcp_shutdown(self.s.tcp, 1)
-            driver_flush_unlock(self.d)
+            with nogil:
+                driver_lock(self.d)
+                if self.s.kind == SOCK_TCP:
+                    tcp_getopt(self.s.tcp, TCPO_LINGER, &linger)
+                    if linger > 0 and self.timeout_ns != 0:
+                        tcp_shutdown(self.s.tcp, 1)
+                driver_flush_unlock(self.d)
             if linger > 0 and self.timeout_ns != 0:
                 self._linger(linger)
-            driver_lock(self.d)
-            sock_close(self.s, False)
-            driver_signal_closed(self.d, self.s)
-            sock_unfile(self.s)
-            if self.s.fired:
-                driver_forget_fired(self.d, self.s)
-            self.s.watched = False
-            driver_flush_unlock(self.d)
+            with nogil:
+                driver_lock(self.d)
+                sock_close(self.s, False)
+                driver_signal_closed(self.d, self.s)
+                sock_unfile(self.s)
+                if self.s.fired:
+                    driver_forget_fired(self.d, self.s)
+                self.s.watched = False
+                driver_flush_unlock(self.d)
         finally:
             self.stack.leave()
 
@@ -836,18 +852,20 @@ cdef class Socket:
         if self.d.manual:
             raise ValueError("a socket of a stack on a VirtualClock has no descriptor")
         self.enter()
-        driver_lock(self.d)
-        r = sock_fileno(self.d, self.s)
-        driver_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            r = sock_fileno(self.d, self.s)
+            driver_unlock(self.d)
         self.leave()
         return check(r, "cannot make a descriptor")
 
     def _watch(self) -> int:
         """For event loops: from now on Stack._take_fired() tells when something happened here. Returns its token."""
         self.enter()
-        driver_lock(self.d)
-        self.s.watched = True
-        driver_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            self.s.watched = True
+            driver_unlock(self.d)
         self.leave()
         return <size_t>self.s
 
@@ -855,9 +873,10 @@ cdef class Socket:
         """EV_IN, EV_OUT, EV_ERR, EV_HUP as poll(2) has them: what holds now."""
         cdef uint32_t events
         self.enter()
-        driver_lock(self.d)
-        events = sock_events(self.s)
-        driver_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            events = sock_events(self.s)
+            driver_unlock(self.d)
         self.leave()
         return events
 

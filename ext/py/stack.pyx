@@ -20,6 +20,7 @@ from ustack._core.inet.inet cimport inet_add_addr, inet_add_route, inet_del_rout
 from ustack._core.link.link cimport link as link_struct
 from ustack._core.mem.arena cimport arena_live
 from ustack._core.py.address cimport format_endpoint, parse_host, parse_network
+from ustack._core.py.buffers cimport drain
 from ustack._core.py.driver cimport (
     clock_now, driver, driver_advance, driver_deadline, driver_fileno, driver_free, driver_init, driver_lock,
     driver_notify_inline, driver_notify_kick, driver_now, driver_poll, driver_start_housekeeper,
@@ -137,6 +138,7 @@ cdef class Stack:
             raise RuntimeError(
                 "this process was forked from the one that made the stack: its threads and links stayed there. "
                 "Make a new Stack in the child.")
+        drain()
         atomic_inc32(&self.d.inside)
         return 0
 
@@ -168,12 +170,13 @@ cdef class Stack:
         inline = handle.kind_name == b"pipe"
         self.enter()
         try:
-            driver_lock(self.d)
-            r = engine_add_link(&self.d.eng, dev, &i)
-            if r == 0:
-                dev.notify_arg = self.d
-                dev.notify = driver_notify_inline if inline else driver_notify_kick
-            driver_unlock(self.d)
+            with nogil:
+                driver_lock(self.d)
+                r = engine_add_link(&self.d.eng, dev, &i)
+                if r == 0:
+                    dev.notify_arg = self.d
+                    dev.notify = driver_notify_inline if inline else driver_notify_kick
+                driver_unlock(self.d)
             if r != 0:
                 handle.release()
                 fail(r, "cannot attach the link")
@@ -209,10 +212,11 @@ cdef class Stack:
         parse_network(address, &host, &bits)
         self.enter()
         try:
-            driver_lock(self.d)
-            r = inet_add_addr(&self.d.eng.net, &face.i.ifp, &host, bits)
-            engine_egress(&self.d.eng, self.d.eng.ctx.now)
-            driver_unlock(self.d)
+            with nogil:
+                driver_lock(self.d)
+                r = inet_add_addr(&self.d.eng.net, &face.i.ifp, &host, bits)
+                engine_egress(&self.d.eng, self.d.eng.ctx.now)
+                driver_unlock(self.d)
         finally:
             self.leave()
         check(r, f"cannot use the address {address}")
@@ -236,9 +240,10 @@ cdef class Stack:
             i = face.i
         self.enter()
         try:
-            driver_lock(self.d)
-            r = inet_add_route(&self.d.eng.net, &net, bits, &hop, &i.ifp if i != NULL else NULL)
-            driver_unlock(self.d)
+            with nogil:
+                driver_lock(self.d)
+                r = inet_add_route(&self.d.eng.net, &net, bits, &hop, &i.ifp if i != NULL else NULL)
+                driver_unlock(self.d)
         finally:
             self.leave()
         check(r, f"cannot route {destination} via {gateway or link}")
@@ -251,9 +256,10 @@ cdef class Stack:
         parse_network(destination, &net, &bits)
         self.enter()
         try:
-            driver_lock(self.d)
-            r = inet_del_route(&self.d.eng.net, &net, bits)
-            driver_unlock(self.d)
+            with nogil:
+                driver_lock(self.d)
+                r = inet_del_route(&self.d.eng.net, &net, bits)
+                driver_unlock(self.d)
         finally:
             self.leave()
         check(r, f"no route {destination}")
@@ -286,7 +292,8 @@ cdef class Stack:
         cdef ns_t t
         self.enter()
         try:
-            t = driver_deadline(self.d)
+            with nogil:
+                t = driver_deadline(self.d)
         finally:
             self.leave()
         return None if t == NS_NEVER else max(t, driver_now(self.d))
@@ -329,7 +336,8 @@ cdef class Stack:
         self.enter()
         try:
             while True:
-                s = driver_take_fired(self.d)
+                with nogil:
+                    s = driver_take_fired(self.d)
                 if s == NULL:
                     return tokens
                 tokens.append(<size_t>s)
@@ -347,7 +355,8 @@ cdef class Stack:
             raise ValueError("a stack on a VirtualClock has no descriptor: drive it with advance_to()")
         self.enter()
         try:
-            r = driver_fileno(self.d)
+            with nogil:
+                r = driver_fileno(self.d)
         finally:
             self.leave()
         return check(r, "cannot make a descriptor")
@@ -384,7 +393,8 @@ cdef class Stack:
         cdef int k
         self.enter()
         try:
-            rows = _snapshot(self.d, &n)
+            with nogil:
+                rows = _snapshot(self.d, &n)
         finally:
             self.leave()
         if rows == NULL:
@@ -413,9 +423,10 @@ cdef class Stack:
         _close_sockets(self)
         if not self.d.manual and timeout > 0:
             self._linger(timeout)
-        driver_lock(self.d)
-        self.d.closed = True
-        driver_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            self.d.closed = True
+            driver_unlock(self.d)
         self.closed = True
         links = list(self.interfaces)
         self._wait_for_threads()
@@ -437,17 +448,19 @@ cdef class Stack:
         """No more notices from a link; its packets stay where they are until it is closed."""
         cdef Link handle = link_object
         cdef Interface face = self.interfaces[link_object]
-        driver_lock(self.d)
-        if handle.dev != NULL:
-            handle.dev.notify = NULL
-        engine_remove_link(&self.d.eng, face.i)
-        driver_unlock(self.d)
+        with nogil:
+            driver_lock(self.d)
+            if handle.dev != NULL:
+                handle.dev.notify = NULL
+            engine_remove_link(&self.d.eng, face.i)
+            driver_unlock(self.d)
         face.i = NULL
 
     def _wait_for_threads(self):
         """Threads inside calls notice that the stack is closed; wait until they have left."""
         while atomic_load32(&self.d.inside):
-            driver_wake_all(self.d)
+            with nogil:
+                driver_wake_all(self.d)
             with nogil:
                 sys_yield()
 
