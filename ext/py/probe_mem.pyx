@@ -1,19 +1,19 @@
 """For tests and measurements: the memory model's internals that ustack.buffers does not show."""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from ustack._core.base.checksum cimport csum_fold, csum_partial
+from ustack._core.base.checksum cimport copy_csum, csum_fold, csum_partial
 from ustack._core.base.ledger cimport LR_CSUM_FUSED, LR_CSUM_TX, LR_RX_COPY, LR_TX_COPY, ledger
 from ustack._core.base.rng cimport rng, rng_next, rng_seed
 from ustack._core.base.types cimport atomic_inc32, atomic_swapp
 from ustack._core.mem.arena cimport arena, arena_create, arena_live, arena_reap, arena_release, arena_take
 from ustack._core.mem.mblk cimport (
     allocb, copyb, dblk_unref, dup_range, dupb, esballoc, freeb, freemsg, mblk, msgblocks, msgbytes,
-    msgconsume, msgcopyin_csum, msgcopyout, msgcsum, splitmsg,
+    msgconsume, msgcopyin, msgcopyin_csum, msgcopyout, msgcsum, splitmsg,
 )
 
 
@@ -217,3 +217,35 @@ def time_dupb(int rounds) -> float:
     freeb(m)
     arena_release(a)
     return took / <double>rounds
+
+
+def time_copies(size_t size, int rounds, uint32_t stride) -> tuple[float, float, float, float]:
+    """ns to move ``size`` warm bytes: (memcpy, copy_csum, msgcopyin + freemsg, msgcopyin_csum + freemsg)."""
+    cdef arena *a = arena_create(0, NULL)
+    cdef uint8_t *src = <uint8_t *>malloc(size + 4096)
+    cdef mblk *target = allocb(a, size)
+    cdef int64_t took[4]
+    cdef int64_t start
+    cdef int _i
+    cdef int k
+    if a == NULL or src == NULL or target == NULL:
+        raise MemoryError
+    memset(src, 1, size)
+    with nogil:
+        for k in range(4):
+            start = now()
+            for _i in range(rounds):
+                if k == 0:
+                    memcpy(target.dp.base, src, size)
+                elif k == 1:
+                    copy_csum(target.dp.base, src, size)
+                elif k == 2:
+                    freemsg(msgcopyin(a, NULL, LR_TX_COPY, src, size))
+                else:
+                    freemsg(msgcopyin_csum(a, NULL, LR_TX_COPY, src, size, stride))
+            took[k] = now() - start
+        freemsg(target)
+        arena_release(a)
+        free(src)
+    return (took[0] / <double>rounds, took[1] / <double>rounds,
+            took[2] / <double>rounds, took[3] / <double>rounds)
