@@ -153,12 +153,12 @@ cdef class Stack:
 
     # --- configuration --------------------------------------------------------------------------------------------
 
-    def add_interface(self, link_object not None, addresses=(), gateway=None):
+    def add_interface(self, link not None, addresses=(), gateway=None):
         """Attach a link. addresses: texts such as "10.9.0.2/24"; gateway: next hop of the default route.
 
         Returns the Interface. Raises ValueError for addresses that cannot be used, OSError otherwise.
         """
-        cdef Link handle = link_object
+        cdef Link handle = link
         cdef Interface face = Interface.__new__(Interface)
         cdef link_struct *dev
         cdef iface *i = NULL
@@ -181,31 +181,31 @@ cdef class Stack:
                 handle.release()
                 fail(r, "cannot attach the link")
             face.stack = self
-            face.link = link_object
+            face.link = link
             face.i = i
             face.addresses = ()
-            self.interfaces[link_object] = face
+            self.interfaces[link] = face
         finally:
             self.leave()
         try:
             for text in [addresses] if isinstance(addresses, str) else addresses:
-                self.add_address(link_object, text)
+                self.add_address(link, text)
             if gateway is not None:
                 self.add_route("0.0.0.0/0", gateway=gateway)
         except BaseException:
-            self.remove_interface(link_object)
+            self.remove_interface(link)
             raise
         return face
 
-    def _interface(self, link_object):
+    def _interface(self, link):
         try:
-            return self.interfaces[link_object]
+            return self.interfaces[link]
         except KeyError:
-            raise ValueError(f"{link_object!r} is not attached to this stack") from None
+            raise ValueError(f"{link!r} is not attached to this stack") from None
 
-    def add_address(self, link_object, address):
+    def add_address(self, link, address):
         """Give an attached link another address, such as "10.9.0.2/24"."""
-        cdef Interface face = self._interface(link_object)
+        cdef Interface face = self._interface(link)
         cdef ipaddr host
         cdef int bits = 0
         cdef int r
@@ -264,17 +264,17 @@ cdef class Stack:
             self.leave()
         check(r, f"no route {destination}")
 
-    def remove_interface(self, link_object):
+    def remove_interface(self, link):
         """Detach a link and close it; connections over it live on without a path."""
-        self._interface(link_object)
+        self._interface(link)
         self.enter()
         try:
-            self._detach(link_object)
+            self._detach(link)
         finally:
             self.leave()
-        del self.interfaces[link_object]
-        (<Link>link_object).release()
-        link_object.close()
+        del self.interfaces[link]
+        (<Link>link).release()
+        link.close()
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -430,24 +430,24 @@ cdef class Stack:
         self.closed = True
         links = list(self.interfaces)
         self._wait_for_threads()
-        for link_object in links:
-            self._detach(link_object)
+        for link in links:
+            self._detach(link)
         self.interfaces.clear()
         with nogil:
             driver_free(self.d)
-        for link_object in links:
-            (<Link>link_object).release()
-            link_object.close()
+        for link in links:
+            (<Link>link).release()
+            link.close()
 
     def __del__(self):
         if self.d != NULL and not self.closed and not self.d.forked:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             self.close(0)
 
-    def _detach(self, link_object):
+    def _detach(self, link):
         """No more notices from a link; its packets stay where they are until it is closed."""
-        cdef Link handle = link_object
-        cdef Interface face = self.interfaces[link_object]
+        cdef Link handle = link
+        cdef Interface face = self.interfaces[link]
         with nogil:
             driver_lock(self.d)
             if handle.dev != NULL:
