@@ -16,9 +16,9 @@ from ustack._core.py.buffers import (
     Mblk,
     PoolStats,
     Region,
-    adjmsg,
-    alloc_header,
-    allocb,
+    default_arena,
+)
+from ustack._core.py.checksum import (
     checksum,
     checksum_add,
     checksum_kernel,
@@ -26,9 +26,13 @@ from ustack._core.py.buffers import (
     checksum_update16,
     checksum_update32,
     copy_checksum,
+)
+from ustack._core.py.streams import (
+    adjmsg,
+    alloc_header,
+    allocb,
     copyb,
     copymsg,
-    default_arena,
     desballoc,
     dup_range,
     dupb,

@@ -8,21 +8,17 @@ cimport cython
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
-from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uintptr_t
+from libc.stdint cimport int32_t, uint32_t, uintptr_t
 from libc.stdlib cimport free as c_free
 from libc.stdlib cimport malloc
 from libc.string cimport memset
 
 from typing import NamedTuple
 
-cimport ustack._core.base.checksum as ck
-from ustack._core.base.ledger cimport (
-    LR_APPEND, LR_COUNT, LR_CSUM_TX, LR_RX_COPY, LR_TX_COPY, ledger, ledger_name,
-)
+from ustack._core.base.ledger cimport LR_COUNT, ledger, ledger_name
 from ustack._core.base.types cimport (
     atomic_casp, atomic_load32, atomic_loadp, atomic_store32, atomic_swap32, atomic_swapp,
 )
@@ -45,17 +41,13 @@ cdef extern from "Python.h":
     int Py_AddPendingCall(int (*func)(void *) noexcept, void *arg) noexcept nogil
     int Py_IsInitialized() noexcept nogil
 
-cdef extern from "<arpa/inet.h>" nogil:
-    uint16_t htons(uint16_t v)
-
 M_DATA_ = M_DATA
 M_PROTO_ = M_PROTO
 
 cdef char *BYTES_FORMAT = b"B"
 
 
-# --- what waits for the GIL
-# ----------------------------------------------------------------------------------
+# --- what waits for the GIL -------------------------------------------------------------------------------
 cdef struct loan:
     loan *following
     Py_buffer view
@@ -198,8 +190,7 @@ cdef mblk *lend(c_arena *a, object exporter, object free, bint at_once) except N
     return m
 
 
-# --- regions
-# -------------------------------------------------------------------------------------------------
+# --- regions ----------------------------------------------------------------------------------------------
 cdef class Region:
     """Contiguous memory of its own, in a memory file where the system has them: to be shared, pinned, and
     lent.
@@ -272,8 +263,7 @@ cdef void fill(Py_buffer *view, object owner, void *at, Py_ssize_t n, bint reado
     view.internal = NULL
 
 
-# --- arenas
-# --------------------------------------------------------------------------------------------------
+# --- arenas -----------------------------------------------------------------------------------------------
 class PoolStats(NamedTuple):
     """Equal buffers of one size: bytes of each, how many there are, how many are free, and how it was
     used."""
@@ -292,9 +282,6 @@ cdef class Arena:
 
     Blocks keep their arena's memory: it may be dropped before them.
     """
-
-    cdef c_arena *a
-    cdef ledger book
 
     def __cinit__(self, budget: int = 0):
         if budget < 0:
@@ -375,12 +362,11 @@ def default_arena() -> Arena:
     return common
 
 
-cdef inline Arena chosen(object a):
+cdef Arena chosen(object a):
     return common if a is None else <Arena?>a
 
 
-# --- blocks
-# --------------------------------------------------------------------------------------------------
+# --- blocks -----------------------------------------------------------------------------------------------
 @cython.no_gc_clear
 @cython.trashcan(True)
 @cython.freelist(64)
@@ -590,15 +576,23 @@ cdef Mblk handle(mblk *m):
 cdef Mblk sync(mblk *m, dict known):
     """Handles for the chain m: those in ``known`` (address -> handle) again where they exist. The first one.
 
+    If it raises, no new handle owns anything yet.
     The handles in ``known`` that were met are taken out; the others' blocks are elsewhere or freed.
     """
     cdef Mblk first = None
     cdef Mblk before = None
     cdef Mblk b
+    cdef mblk *at = m
+    cdef list new = []
+    while at != NULL:
+        if <uintptr_t>at not in known:
+            new.append(Mblk.__new__(Mblk))
+        at = at.cont
     while m != NULL:
         b = known.pop(<uintptr_t>m, None)
         if b is None:
-            b = handle(m)
+            b = new.pop()
+            b.m = m
         b.follower = None
         b.linked = before is not None
         if before is None:
@@ -629,190 +623,35 @@ cdef void forget(dict known):
 
 
 cdef Mblk new_message(mblk *m, str what):
+    """The handle of a message that the C side has made, or has not for want of memory."""
     if m == NULL:
         raise MemoryError(f"no memory for {what}: the arena's budget is used up, or the system's memory")
-    return sync(m, {})
+    return own_message(m)
 
 
-cdef Mblk wrap_mblk(mblk *taken, c_arena *a):
+cdef Mblk own_message(mblk *taken):
     cdef Mblk first = None
-    cdef Mblk b
     try:
         first = sync(taken, {})
     finally:
         if first is None:
             mb.freemsg(taken)
-    b = first
+    return first
+
+
+cdef Mblk wrap_mblk(mblk *taken, c_arena *a):
+    cdef Mblk first = own_message(taken)
+    cdef Mblk b = first
     while b is not None:
         b.lent = True
         b = b.follower
     return first
 
 
-# --- the STREAMS functions
-# -----------------------------------------------------------------------------------
-def allocb(size: int, arena: Arena | None = None) -> Mblk:
-    """An empty block with room for at least ``size`` bytes: rptr == wptr == 0. MemoryError at the budget."""
-    drain()
-    if size < 0:
-        raise ValueError("a size is at least 0")
-    return new_message(mb.allocb(chosen(arena).a, size), f"a block of {size} bytes")
-
-
-def alloc_header(arena: Arena | None = None) -> Mblk:
-    """An empty block with headroom for the headers of all layers."""
-    drain()
-    return new_message(mb.alloc_header(chosen(arena).a), "a header block")
-
-
-def esballoc(buffer: object, free: object = None, arena: Arena | None = None) -> Mblk:
-    """An empty block on the memory of ``buffer`` (any contiguous exporter), which is held as long as needed.
-
-    ``free()`` is called once after the last reference is gone: in the next call into the library by any
-    thread, or by the interpreter soon after; never with a lock held. What it raises goes to
-    sys.unraisablehook.
-    """
-    drain()
-    return handle(lend(chosen(arena).a, buffer, free, False))
-
-
-def desballoc(buffer: object, free: object = None, arena: Arena | None = None) -> Mblk:
-    """As esballoc, but ``free()`` runs inside the call that drops the last reference, in that thread.
-
-    Where a thread without Python drops it (a poller), it runs as with esballoc.
-    """
-    drain()
-    return handle(lend(chosen(arena).a, buffer, free, True))
-
-
-def freeb(b: Mblk) -> None:
-    """Free one block; what followed it in its message stays. A second time raises ValueError."""
-    cdef mblk *m
-    drain()
-    m = head_of_message(b)
-    if b.follower is not None:
-        b.follower.linked = False
-        b.follower = None
-    b.m = NULL
-    b.exports = 0
-    release_block(m)
-
-
-def freemsg(b: Mblk) -> None:
-    """Free all blocks of a message."""
-    cdef Mblk following
-    head_of_message(b)
-    while b is not None:
-        following = b.follower
-        freeb(b)
-        b = following
-
-
-def dupb(b: Mblk) -> Mblk:
-    """Another block on the same storage. BufferError at the storage's reference limit: use copyb then."""
-    cdef mblk *m
-    cdef mblk *twin
-    cdef Mblk result
-    drain()
-    m = alive(b)
-    twin = mb.dupb(m.home, m)
-    if twin == NULL and m.dp.ref_limit and m.dp.refs >= m.dp.ref_limit:
-        raise BufferError(f"the storage has its {m.dp.ref_limit} references: use copyb")
-    result = new_message(twin, "a block")
-    result.lent = b.lent
-    return result
-
-
-def dupmsg(b: Mblk) -> Mblk:
-    """dupb of every block of the message."""
-    cdef Mblk first = dupb(b)
-    cdef Mblk last = first
-    while b.follower is not None:
-        b = b.follower
-        attach(last, dupb(b))
-        last = last.follower
-    return first
-
-
-def copyb(b: Mblk) -> Mblk:
-    """A block of its own with the same bytes at the same offset, of the same type."""
-    drain()
-    return new_message(mb.copyb(alive(b).home, b.m), "a copy")
-
-
-def copymsg(b: Mblk) -> Mblk:
-    """copyb of every block of the message."""
-    drain()
-    return new_message(mb.copymsg(alive(b).home, b.m), "a copy")
-
-
 cdef void attach(Mblk last, Mblk tail):
     last.m.cont = tail.m
     last.follower = tail
     tail.linked = True
-
-
-def linkb(b: Mblk, tail: Mblk) -> None:
-    """Append the message ``tail`` to the message ``b``."""
-    cdef Mblk last = b
-    drain()
-    alive(b)
-    head_of_message(tail)
-    while last.follower is not None:
-        last = last.follower
-    if tail is b or b.linked and <uintptr_t>last.m in handles(tail):
-        raise ValueError("a message cannot follow itself")
-    attach(last, tail)
-
-
-def unlinkb(b: Mblk) -> Mblk | None:
-    """Take the block off what follows it; returns that, or None."""
-    cdef Mblk rest
-    drain()
-    mb.unlinkb(alive(b))
-    rest = b.follower
-    b.follower = None
-    if rest is not None:
-        rest.linked = False
-    return rest
-
-
-def rmvb(b: Mblk, block: Mblk) -> Mblk | None:
-    """Take ``block`` out of the message ``b``; returns the message that is left, or None. ValueError: not in
-    it."""
-    cdef dict known
-    drain()
-    alive(block)
-    head_of_message(b)
-    known = handles(b)
-    if <uintptr_t>block.m not in known:
-        raise ValueError("the block is not in this message")
-    rest = mb.rmvb(b.m, block.m)
-    sync(block.m, {<uintptr_t>block.m: known.pop(<uintptr_t>block.m)})
-    return sync(rest, known)
-
-
-def pullupmsg(b: Mblk, n: int = -1) -> bool:
-    """Make the first n bytes (-1: all) of the message contiguous in its first block.
-
-    False, and nothing changed, if the leading blocks of its type have fewer bytes. What is contiguous
-    already stays where it is; other holders of the storage see no change.
-    """
-    cdef dict known
-    cdef dblk *before
-    cdef bint done
-    drain()
-    alive(b)
-    known = handles(b)
-    before = b.m.dp
-    held = owners(known)
-    # Storage with views counts as shared, so that they do not see their bytes move.
-    done = mb.pullupmsg(b.m.home, b.m, n)
-    if b.m.dp != before:
-        b.exports = 0
-        b.lent = False
-    after_frees(b, known, held)
-    return done
 
 
 cdef list owners(dict known):
@@ -842,230 +681,3 @@ cdef void after_frees(Mblk b, dict known, list held):
     b.linked = linked
     forget(known)
     unhold(held)
-
-
-def msgpullup(b: Mblk, n: int = -1) -> Mblk:
-    """A new message with the first n bytes (-1: all) contiguous, and windows on the rest. The original stays.
-
-    ValueError if the leading blocks of its type have fewer bytes.
-    """
-    cdef mblk *m
-    drain()
-    m = mb.msgpullup(alive(b).home, b.m, n)
-    if m == NULL and not has_leading(b, n):
-        raise ValueError(f"the message does not begin with {n} bytes of one type")
-    return new_message(m, "a message")
-
-
-cdef bint has_leading(Mblk b, Py_ssize_t n):
-    cdef Py_ssize_t have = 0
-    cdef uint8_t kind = b.m.dp.type
-    while b is not None and b.m.dp.type == kind:
-        have += mblk_len(b.m)
-        b = b.follower
-    return have >= n
-
-
-def adjmsg(b: Mblk, n: int) -> bool:
-    """Trim n bytes from the head (n > 0) or -n from the tail of the message's leading run of one type.
-
-    False, and nothing changed, if the run is shorter. Blocks behind the first that become empty are freed.
-    """
-    cdef dict known
-    cdef bint done
-    drain()
-    alive(b)
-    known = handles(b)
-    held = owners(known)
-    done = mb.adjmsg(b.m, n)
-    after_frees(b, known, held)
-    return done
-
-
-def msgdsize(b: Mblk) -> int:
-    """Bytes in the message's blocks of type M_DATA."""
-    return mb.msgdsize(alive(b))
-
-
-def msgbytes(b: Mblk) -> int:
-    """Bytes in all blocks of the message."""
-    return mb.msgbytes(alive(b))
-
-
-# --- beyond STREAMS
-# ------------------------------------------------------------------------------------------
-def splitmsg(b: Mblk, n: int) -> Mblk | None:
-    """Cut the message behind n bytes; returns the rest, None if there is none. No copy."""
-    cdef dict known
-    cdef mblk *rest
-    drain()
-    if n < 0:
-        raise ValueError("a message is cut behind 0 bytes or more")
-    alive(b)
-    if n >= <Py_ssize_t>mb.msgbytes(b.m) and n > 0:
-        return None
-    known = handles(b)
-    rest = mb.splitmsg(b.m.home, b.m, n)
-    cdef bint linked = b.linked
-    sync(b.m, known)
-    b.linked = linked
-    return sync(rest, known)
-
-
-def dup_range(b: Mblk, offset: int, n: int) -> Mblk:
-    """A new message of windows on bytes [offset, offset + n). No copy. ValueError if it has fewer."""
-    drain()
-    alive(b)
-    if offset < 0 or n < 0 or offset + n > <Py_ssize_t>mb.msgbytes(b.m):
-        raise ValueError(f"bytes [{offset}, {offset + n}) are not all in the message")
-    return new_message(mb.dup_range(b.m.home, b.m, offset, n), "windows")
-
-
-def msgconsume(b: Mblk, n: int) -> Mblk | None:
-    """Drop n bytes from the front, freeing the blocks that become empty; returns the new first block."""
-    cdef dict known
-    cdef mblk *m
-    cdef Mblk first
-    drain()
-    if n < 0:
-        raise ValueError("0 bytes or more are consumed")
-    head_of_message(b)
-    known = handles(b)
-    held = owners(known)
-    m = mb.msgconsume(b.m, n)
-    first = sync(m, known)
-    forget(known)
-    unhold(held)
-    return first
-
-
-def msgappend(b: Mblk, data: object) -> int:
-    """Copy bytes behind the message's last block as far as it has room and is writable; returns how many."""
-    cdef Py_buffer view
-    cdef Mblk last = b
-    drain()
-    alive(b)
-    while last.follower is not None:
-        last = last.follower
-    if last.lent:
-        return 0
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        return mb.msgappend(b.m.home.book, LR_APPEND, b.m, view.buf, view.len)
-    finally:
-        PyBuffer_Release(&view)
-
-
-def msgcopyin(data: object, stride: int = 0, arena: Arena | None = None) -> Mblk:
-    """A message with a copy of ``data``, 64 KB to a block. With a stride, it is summed on the way: one
-    partial sum per ``stride`` bytes is kept, and ``msgsum`` uses them."""
-    cdef Py_buffer view
-    cdef mblk *m
-    cdef Arena a = chosen(arena)
-    drain()
-    if not 0 <= stride <= 0xFFFF:
-        raise ValueError("a stride is 0 (no sums) or a number of bytes up to 65535")
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        m = mb.msgcopyin_csum(a.a, &a.book, LR_TX_COPY, view.buf, view.len, stride)
-    finally:
-        PyBuffer_Release(&view)
-    return new_message(m, "a copy")
-
-
-def msgcopyout(b: Mblk, offset: int = 0, n: int | None = None) -> bytes:
-    """A copy of bytes [offset, offset + n) of the message, as many as there are."""
-    cdef size_t have, want
-    drain()
-    have = mb.msgbytes(alive(b))
-    if offset < 0 or (n is not None and n < 0):
-        raise ValueError("offset and n are at least 0")
-    want = 0 if offset >= <Py_ssize_t>have else have - <size_t>offset
-    if n is not None and <size_t>n < want:
-        want = n
-    result = PyBytes_FromStringAndSize(NULL, want)
-    mb.msgcopyout(b.m.home.book, LR_RX_COPY, b.m, offset, PyBytes_AsString(result), want)
-    return result
-
-
-def msgsum(b: Mblk, offset: int = 0, n: int | None = None) -> int:
-    """The sum (as checksum_partial gives it) of bytes [offset, offset + n) of the message, from partial sums
-    where it has them."""
-    cdef size_t have
-    drain()
-    have = mb.msgbytes(alive(b))
-    if n is None:
-        n = max(<Py_ssize_t>have - offset, 0)
-    if offset < 0 or n < 0 or offset + n > <Py_ssize_t>have:
-        raise ValueError(f"bytes [{offset}, {offset + n}) are not all in the message")
-    return htons(ck.csum_fold(mb.msgcsum(b.m.home.book, LR_CSUM_TX, b.m, offset, n)))
-
-
-# --- checksums
-# -----------------------------------------------------------------------------------------------
-def checksum_partial(data: object) -> int:
-    """Ones' complement sum of the data's 16-bit big-endian words (RFC 1071), folded to 16 bits, not
-    complemented."""
-    cdef Py_buffer view
-    cdef uint32_t sum
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    with nogil:
-        sum = ck.csum_partial(view.buf, view.len)
-    PyBuffer_Release(&view)
-    return htons(ck.csum_fold(sum))
-
-
-def checksum(data: object, initial: int = 0) -> int:
-    """The Internet checksum of the data (RFC 1071): what goes into a header, as a 16-bit number.
-
-    ``initial`` is a partial sum to begin with, such as that of a pseudo-header.
-    """
-    return checksum_add(initial, checksum_partial(data)) ^ 0xFFFF
-
-
-def checksum_add(a: int, b: int, offset: int = 0) -> int:
-    """The sum of two pieces of data from their sums, where the second begins ``offset`` bytes behind the
-    first's beginning (an odd offset swaps its bytes)."""
-    if not (0 <= a <= 0xFFFF and 0 <= b <= 0xFFFF and offset >= 0):
-        raise ValueError("sums lie between 0 and 65535, an offset is at least 0")
-    return ck.csum_fold(ck.csum_block_add(a, b, offset & 1))
-
-
-def copy_checksum(dst: object, src: object) -> int:
-    """Copy ``src`` to the beginning of ``dst`` (writable, at least as long, no overlap) and return the sum
-    of it, as checksum_partial gives it, in one pass over the memory."""
-    cdef Py_buffer source, target
-    cdef uint32_t sum
-    cdef bint apart
-    PyObject_GetBuffer(src, &source, PyBUF_SIMPLE)
-    try:
-        PyObject_GetBuffer(dst, &target, PyBUF_WRITABLE)
-        try:
-            if target.len < source.len:
-                raise ValueError(f"the target has room for {target.len} of {source.len} bytes")
-            apart = (<char *>source.buf + source.len <= <char *>target.buf
-                     or <char *>target.buf + source.len <= <char *>source.buf)
-            if not apart:
-                raise ValueError("source and target overlap")
-            with nogil:
-                sum = ck.copy_csum(target.buf, source.buf, source.len)
-        finally:
-            PyBuffer_Release(&target)
-    finally:
-        PyBuffer_Release(&source)
-    return htons(ck.csum_fold(sum))
-
-
-def checksum_update16(check: int, old: int, new: int) -> int:
-    """A header checksum after one 16-bit word of the data changed from old to new (RFC 1624, equation 3)."""
-    return ck.csum_update16(check, old, new)
-
-
-def checksum_update32(check: int, old: int, new: int) -> int:
-    """As checksum_update16, for two adjacent words at an even offset."""
-    return ck.csum_update32(check, old, new)
-
-
-def checksum_kernel() -> str:
-    """Which implementation this CPU was found to run best: "avx512", "avx2" or "scalar"."""
-    return ck.csum_kernel().decode()
