@@ -209,9 +209,9 @@ cdef mblk *complete(datagram *d, ip_packet *ip) noexcept nogil:
     cdef mblk *m = d.first
     cdef mblk *rest = m.next
     cdef mblk *following
-    cdef bint broadcast = ip.broadcast or d.head.broadcast
+    d.head.broadcast = ip.broadcast or d.head.broadcast
+    d.head.ifp = ip.ifp         # that of the first fragment may have been removed since
     ip[0] = d.head
-    ip.broadcast = broadcast
     m.next = NULL
     m.mark = 0
     while rest != NULL:

@@ -104,6 +104,8 @@ cdef int path_resolve(inet *net, path *p, const ipaddr *src, const ipaddr *dst) 
 cdef void path_release(inet *net, path *p) noexcept nogil
 # Whether the path still holds; if routes or addresses have changed it is made anew. 0 or -errno.
 cdef int path_check(inet *net, path *p) noexcept nogil
+# How many more packets the path's interface takes now; as many as you like if that is not known without resolving.
+cdef int path_room(inet *net, const path *p) noexcept nogil
 # The partial sum of the pseudo header (RFC 9293 3.1, RFC 8200 8.1) for `length` bytes of transport.
 cdef uint32_t path_pseudo(const path *p, uint8_t proto, uint32_t length) noexcept nogil
 # Prepend the IP header (and the link header) and send. The chain begins with the transport header, in a block with

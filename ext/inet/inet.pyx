@@ -6,6 +6,7 @@ links cannot do. ping: endpoints that send echoes.
 
 from libc.errno cimport (EADDRNOTAVAIL, ECONNREFUSED, EEXIST, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETUNREACH, ENOBUFS,
                          ENOPROTOOPT, ENOSPC, EPROTO)
+from libc.limits cimport INT_MAX
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -332,6 +333,13 @@ cdef int path_check(inet *net, path *p) noexcept nogil:
         return 0
     path_release(net, p)
     return path_resolve(net, p, &p.src, &p.dst)
+
+
+cdef int path_room(inet *net, const path *p) noexcept nogil:
+    # An interface that has been removed since may be gone: the generation tells.
+    if p.ifp == NULL or p.generation != net.generation or p.ifp.room == NULL:
+        return INT_MAX
+    return p.ifp.room(p.ifp)
 
 
 cdef uint32_t path_pseudo(const path *p, uint8_t proto, uint32_t length) noexcept nogil:

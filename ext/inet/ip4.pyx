@@ -15,7 +15,7 @@ from ustack._core.base.rng cimport siphash
 from ustack._core.inet.cache cimport cache_use
 from ustack._core.inet.fragment cimport fragment_input, fragment_output
 from ustack._core.inet.inet cimport (ICMP_ERR_PROTO, IP_DF, IP_NO_CSUM, icmp_error, inet, inet_is_local, ip_packet,
-                                     upcall)
+                                     path_room, upcall)
 from ustack._core.inet.netif cimport netif
 from ustack._core.inet.offload cimport offload_checksum, offload_segment
 from ustack._core.inet.path cimport path
@@ -218,7 +218,7 @@ cdef int ip4_output(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t ttl,
     cdef bint df = (flags & IP_DF) != 0
     if taken.pkt_len > IP4_MAX - IP4_LEN:
         return refuse(net, taken, C_IP_TOO_BIG, EMSGSIZE)
-    if p.ifp.room != NULL and p.ifp.room(p.ifp) <= 0:
+    if path_room(net, p) <= 0:
         return refuse(net, taken, C_LINK_TX_QUEUE_FULL, ENOBUFS)
     if taken.gso_size and taken.pkt_len <= taken.gso_size:
         taken.gso_size = 0

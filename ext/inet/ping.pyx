@@ -15,7 +15,7 @@ from ustack._core.base.rng cimport rng_next
 from ustack._core.inet.demux cimport flow_entry, flow_find_local, flow_insert, flow_remove, flow_table_free, \
     flow_table_init
 from ustack._core.inet.inet cimport (IP_DF, icmp_errno, inet, ip_error, ip_output, ip_packet, path_check, path_release,
-                                     path_resolve)
+                                     path_resolve, path_room)
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport (alloc_header, dupmsg, freelist, freemsg, linkb, mblk, msgcsum, msgdsize,
                                     msgtruesize, unlinkb)
@@ -146,7 +146,7 @@ cdef int ping_send(ping_pcb *p, mblk *taken, const ipaddr *to, uint16_t seq) noe
         result = find_way(p, to)
     if result == 0 and p.way.broadcast and not p.broadcast and not ip_is_multicast(to):
         result = -EACCES
-    if result == 0 and p.way.ifp.room != NULL and p.way.ifp.room(p.way.ifp) <= 0:
+    if result == 0 and path_room(p.owner.net, &p.way) <= 0:
         result = -EAGAIN
     if result < 0:
         return refuse(taken, result)
@@ -243,7 +243,7 @@ cdef uint32_t ping_events(ping_pcb *p) noexcept nogil:
         events |= EV_IN
     if p.error:
         events |= EV_ERR
-    if p.way.ifp == NULL or p.way.ifp.room == NULL or p.way.ifp.room(p.way.ifp) > 0:
+    if path_room(p.owner.net, &p.way) > 0:
         events |= EV_OUT
     return events
 

@@ -19,7 +19,8 @@ from ustack._core.inet.demux cimport (flow_again, flow_entry, flow_find, flow_fi
                                       flow_table_init)
 from ustack._core.inet.inet cimport (ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_PORT, ICMP_ERR_TOO_BIG, ICMP_ERR_TTL,
                                      icmp_errno, icmp_error, inet, inet_is_local, inet_upcall, ip_error, ip_output,
-                                     ip_packet, path_check, path_pseudo, path_release, path_resolve)
+                                     ip_packet, path_check, path_pseudo, path_release, path_resolve,
+                                     path_room)
 from ustack._core.inet.path cimport path
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport (adjmsg, alloc_header, dupmsg, freelist, freemsg, linkb, mblk, mblk_len, msgbytes,
@@ -192,7 +193,7 @@ cdef int may_send(udp_pcb *p, const path *way, const ipaddr *to, size_t n, uint1
         return -EACCES
     if gso_size and (gso_size + UDP_LEN + IP4_LEN > way.mtu or n > <size_t>gso_size * USO_SEGMENTS):
         return -EINVAL          # as Linux's UDP_SEGMENT
-    if way.ifp.room != NULL and way.ifp.room(way.ifp) <= 0:
+    if path_room(p.owner.net, way) <= 0:
         return -EAGAIN
     return 0
 
@@ -462,7 +463,7 @@ cdef uint32_t udp_events(udp_pcb *p) noexcept nogil:
         events |= EV_ERR
     if p.shut_rd and p.shut_wr:
         events |= EV_HUP
-    if p.way.ifp == NULL or p.way.ifp.room == NULL or p.way.ifp.room(p.way.ifp) > 0:
+    if path_room(p.owner.net, &p.way) > 0:
         events |= EV_OUT
     return events
 

@@ -344,6 +344,23 @@ def test_frames_from_the_wire_cannot_pretend_to_be_local():
         u.close()
 
 
+def test_an_interface_that_is_gone_is_not_asked():
+    with Host() as host:
+        u = bound(host)
+        assert u.connect(PEER_N, 5) == 0
+        assert u.send(b"x") == 0
+        host.sent()
+        host.remove_if(host.eth)
+        host.eth.room = 0
+        assert u.events() & OUT
+        assert u.send(b"x") == -errno.ENETUNREACH
+        other = host.add_if(mac=b"\x02\0\0\0\0\x05")
+        assert host.add_addr(other, US_N, 24) == 0
+        assert u.send(b"x") == 0                             # found its way anew: asks for the peer there
+        assert other.drain()
+        u.close()
+
+
 def test_shutdown_for_reading_drops_and_reports():
     with Host() as host:
         u = bound(host)
