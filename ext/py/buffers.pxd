@@ -1,15 +1,19 @@
 """What other modules of the room need of Python's handles on message blocks."""
 
+cimport cython
+
 from ustack._core.base.ledger cimport ledger
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport mblk
 
 
+@cython.final
 cdef class Arena:
     cdef arena *a
     cdef ledger book
 
 
+@cython.final
 cdef class Mblk:
     cdef mblk *m                # NULL once it was freed
     cdef Mblk follower          # the handle of m.cont

@@ -191,6 +191,7 @@ cdef mblk *lend(c_arena *a, object exporter, object free, bint at_once) except N
 
 
 # --- regions ----------------------------------------------------------------------------------------------
+@cython.final
 cdef class Region:
     """Contiguous memory of its own, in a memory file where the system has them: to be shared, pinned, and
     lent.

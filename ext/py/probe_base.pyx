@@ -1,5 +1,6 @@
 """For tests and measurements: the leaf facts of the room base (kernels, timers, hashes, lists of names)."""
 
+cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -127,6 +128,7 @@ cdef void fire(void *arg, ns_t now) noexcept nogil:
     e.act = DO_NOTHING
 
 
+@cython.final
 cdef class Wheel:
     """A timer wheel with ``n`` timers that write down when they fire."""
 

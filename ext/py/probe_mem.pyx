@@ -1,5 +1,6 @@
 """For tests and measurements: the memory model's internals that ustack.buffers does not show."""
 
+cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -149,6 +150,7 @@ cdef void release_memory(object capsule) noexcept:
     free(PyCapsule_GetPointer(capsule, NULL))
 
 
+@cython.final
 cdef class Playground:
     """An arena that several threads use at once, without the GIL."""
 
