@@ -7,9 +7,10 @@ from time import monotonic_ns
 from typing import Any
 
 from ustack._core.py.stack import Stack as _Stack
-from ustack.socket import AF_INET, IPPROTO_ICMP, SOCK_DGRAM, SOCK_STREAM, socket
+from ustack.socket import AF_INET, IPPROTO_ICMP, SOCK_DGRAM, SOCK_STREAM
 from ustack.socket import create_connection as _create_connection
 from ustack.socket import create_server as _create_server
+from ustack.socket import socket as _socket
 
 
 class Stack(_Stack):
@@ -31,13 +32,13 @@ class Stack(_Stack):
     Raises ValueError for arguments that make no sense, OSError where the system refuses something.
     """
 
-    def socket(self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0) -> socket:
+    def socket(self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0) -> _socket:
         """A new socket on this stack, as ``socket.socket(family, type, proto)``."""
-        return socket(family, type, proto, stack=self)
+        return _socket(family, type, proto, stack=self)
 
     def create_connection(
         self, address: tuple[str, int], timeout: Any = ..., source_address: tuple[str, int] | None = None,
-    ) -> socket:
+    ) -> _socket:
         """Connect to (host, port); ``timeout`` in seconds holds for the connect and afterwards.
 
         Raises ConnectionRefusedError, TimeoutError, OSError (ENETUNREACH, EHOSTUNREACH, ...).
@@ -46,7 +47,7 @@ class Stack(_Stack):
 
     def create_server(
         self, address: tuple[str, int], *, backlog: int | None = None, reuse_port: bool = False,
-    ) -> socket:
+    ) -> _socket:
         """A listening socket bound to (host, port). Raises OSError (EADDRINUSE, EADDRNOTAVAIL)."""
         return _create_server(address, backlog=backlog, reuse_port=reuse_port, stack=self)
 

@@ -48,7 +48,13 @@ cdef struct driver:
     bint hk_started
     bint stop
     uint64_t hk_thread
-    int epoll_fd                # for foreign event loops; -1 until asked for
+    # For an event loop of the user's (loop.pyx); -1 until asked for.
+    int epoll_fd                # holds the links' descriptors and the two below
+    int loop_fd                 # readable: something happened that the loop has to look at
+    int timer_fd                # readable: the deadline has come
+    ns_t timer_at               # what it is set to; NS_NEVER: nothing
+    int32_t loop_kicked         # a signal is on its way (one is enough)
+    bint loop_polling           # the loop itself holds the lock: it looks without being told
     uint32_t epoll_generation
     int epoll_fds[MAX_FDS]
     int epoll_nfds
@@ -81,16 +87,12 @@ cdef int driver_wait_until(driver *d, check_fn check, void *arg, ns_t deadline, 
 # given back meanwhile. Raises what a signal handler raises.
 cdef int linger_until(driver *d, check_fn check, void *arg, ns_t deadline) except -1
 
-# One poll by hand (foreign loops, virtual clock): takes the lock. Returns the deadline.
-cdef ns_t driver_poll(driver *d) noexcept nogil
 cdef ns_t driver_deadline(driver *d) noexcept nogil
 cdef void driver_advance(driver *d, ns_t t) noexcept nogil
-# A descriptor that is readable when driver_poll should be called; -errno.
-cdef int driver_fileno(driver *d) noexcept nogil
-# Take a watched socket off the list of those on which something happened; NULL: none. Takes the lock.
-cdef sock *driver_take_fired(driver *d) noexcept nogil
-# Forget one that is going away. Under the lock.
-cdef void driver_forget_fired(driver *d, sock *s) noexcept nogil
+# Poll with the lock held. Whether anything moved.
+cdef bint poll_locked(driver *d, ns_t now) noexcept nogil
+# The descriptors to sleep on: `own`, and those of the links. Under the lock; returns how many.
+cdef int gather(driver *d, pollfd *fds, int own) noexcept nogil
 # Hooks for in-memory links.
 cdef void driver_notify_inline(void *arg) noexcept nogil
 cdef void driver_notify_kick(void *arg) noexcept nogil

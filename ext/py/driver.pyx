@@ -17,6 +17,7 @@ from ustack._core.base.types cimport (
     NS_MS, NS_NEVER, NS_US, atomic_cas32, atomic_dec32, atomic_inc32, atomic_load32, atomic_store32, atomic_swap32,
     cpu_relax, fence_full, ns_t, spin_lock, spin_unlock)
 from ustack._core.mem.arena cimport arena_has_reap, arena_reap
+from ustack._core.py.loop cimport loop_closed, loop_init, loop_kick, loop_tell
 from ustack._core.stack.engine cimport (
     engine_deadline, engine_egress, engine_free, engine_init, engine_pending, engine_poll, iface)
 from ustack._core.stack.sockets cimport (
@@ -25,9 +26,7 @@ from ustack._core.sys.eventfd cimport sys_eventfd, sys_eventfd_signal, sys_event
 from ustack._core.sys.futex cimport sys_futex_wait, sys_futex_wake
 from ustack._core.sys.io cimport sys_close, sys_read, sys_write
 from ustack._core.sys.pair cimport sys_socketpair
-from ustack._core.sys.poll cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, POLLIN, POLLOUT, pollfd,
-    sys_epoll_create, sys_epoll_ctl, sys_ppoll)
+from ustack._core.sys.poll cimport POLLIN, POLLOUT, pollfd, sys_ppoll
 from ustack._core.sys.thread cimport sys_thread_join, sys_thread_start
 
 cdef extern from "<time.h>" nogil:
@@ -150,7 +149,7 @@ cdef inline void release(driver *d) noexcept nogil:
         sys_futex_wake(&d.lock, 1)
 
 
-cdef inline bint poll_locked(driver *d, ns_t now) noexcept nogil:
+cdef bint poll_locked(driver *d, ns_t now) noexcept nogil:
     atomic_store32(&d.work_pending, 0)
     return engine_poll(&d.eng, now, POLL_BUDGET) != 0
 
@@ -188,7 +187,9 @@ cdef void driver_unlock(driver *d) noexcept nogil:
             s.noted = False
             sock_note(s)
         d.fired = w.fired
-        must_kick = must_kick or (d.sleeping and (w.kick or d.fired != NULL or sleeper_outdated(d)))
+        if d.foreign:
+            loop_tell(d)
+        must_kick = must_kick or (d.sleeping and (w.kick or sleeper_outdated(d)))
         release(d)
         for k in range(w.n):
             sys_futex_wake(w.words[k], 1)
@@ -531,7 +532,7 @@ cdef int driver_start_housekeeper(driver *d) noexcept nogil:
     return r
 
 
-# --- foreign event loops, virtual clock -----------------------------------------------------------------------------
+# --- virtual clock ------------------------------------------------------------------------------------------------
 
 cdef ns_t driver_deadline(driver *d) noexcept nogil:
     cdef ns_t t
@@ -541,46 +542,6 @@ cdef ns_t driver_deadline(driver *d) noexcept nogil:
         t = d.eng.ctx.now
     driver_unlock(d)
     return t
-
-
-cdef ns_t driver_poll(driver *d) noexcept nogil:
-    cdef ns_t t
-    cdef uint64_t count
-    if d.kicked:
-        sys_eventfd_take(d.kick_fd, &count)
-        atomic_store32(&d.kicked, 0)
-    driver_lock(d)
-    poll_locked(d, d.eng.ctx.now)
-    d.lease = d.eng.ctx.now
-    d.lease_seq += 1
-    if d.epoll_fd >= 0:
-        sync_epoll(d)
-    t = engine_deadline(&d.eng)
-    d.sleep_until = t
-    d.sleep_generation = d.eng.generation
-    driver_unlock(d)
-    return t
-
-
-cdef sock *driver_take_fired(driver *d) noexcept nogil:
-    cdef sock *s
-    driver_lock(d)
-    s = d.fired
-    if s != NULL:
-        d.fired = s.fired_next
-        s.fired = False
-    driver_unlock(d)
-    return s
-
-
-cdef void driver_forget_fired(driver *d, sock *s) noexcept nogil:
-    cdef sock **at = &d.fired
-    while at[0] != NULL:
-        if at[0] == s:
-            at[0] = s.fired_next
-            break
-        at = &at[0].fired_next
-    s.fired = False
 
 
 cdef void driver_advance(driver *d, ns_t t) noexcept nogil:
@@ -607,39 +568,6 @@ cdef void driver_advance(driver *d, ns_t t) noexcept nogil:
     driver_unlock(d)
 
 
-cdef void sync_epoll(driver *d) noexcept nogil:
-    """Make the epoll set what `gather` would sleep on."""
-    cdef pollfd fds[MAX_FDS]
-    cdef int n, k
-    if d.epoll_generation == d.eng.generation and d.epoll_nfds:
-        return
-    for k in range(d.epoll_nfds):
-        sys_epoll_ctl(d.epoll_fd, EPOLL_CTL_DEL, d.epoll_fds[k], 0, 0)
-    n = gather(d, fds, d.kick_fd)
-    for k in range(n):
-        d.epoll_fds[k] = fds[k].fd
-        sys_epoll_ctl(d.epoll_fd, EPOLL_CTL_ADD, fds[k].fd,
-                      EPOLLIN | EPOLLOUT if fds[k].events & POLLOUT else EPOLLIN, k)
-    d.epoll_nfds = n
-    d.epoll_generation = d.eng.generation
-
-
-cdef int driver_fileno(driver *d) noexcept nogil:
-    driver_lock(d)
-    if d.epoll_fd < 0:
-        d.epoll_fd = sys_epoll_create()
-        if d.epoll_fd >= 0:
-            d.foreign = True
-            # The loop's own sleep counts as one on the links: posters of packets and timers kick it.
-            d.sleeping += 1
-            d.sleep_until = NS_NEVER
-            sync_epoll(d)
-            if d.hk_state == HK_ON_FDS:
-                sys_eventfd_signal(d.hk_fd)
-    driver_unlock(d)
-    return d.epoll_fd
-
-
 cdef void driver_notify_inline(void *arg) noexcept nogil:
     """A pipe was given packets: the thread that brought them processes them."""
     cdef driver *d = <driver *>arg
@@ -657,7 +585,10 @@ cdef void driver_notify_kick(void *arg) noexcept nogil:
         return
     if atomic_load32(&d.sleeping):
         kick(d)
-    elif d.poller == NULL:
+        return
+    if d.foreign:
+        loop_kick(d)
+    if d.poller == NULL:
         atomic_store32(&vacant_work, 1)
 
 
@@ -734,7 +665,7 @@ cdef int driver_init(driver *d, bint manual, ns_t start, int64_t budget, const u
     d.vnow = start
     d.kick_fd = -1
     d.hk_fd = -1
-    d.epoll_fd = -1
+    loop_init(d)
     d.slot = -1
     d.busy_poll = SPIN_MAX
     d.adaptive = True
@@ -766,6 +697,5 @@ cdef void driver_free(driver *d) noexcept nogil:
         sys_close(d.kick_fd)
     if d.hk_fd >= 0:
         sys_close(d.hk_fd)
-    if d.epoll_fd >= 0:
-        sys_close(d.epoll_fd)
-    d.kick_fd = d.hk_fd = d.epoll_fd = -1
+    d.kick_fd = d.hk_fd = -1
+    loop_closed(d)

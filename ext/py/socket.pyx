@@ -18,6 +18,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from ustack._core.base.addr cimport ip_from4, ipaddr
+from ustack._core.base.codes cimport EV_ERR, EV_HUP
 from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
 from ustack._core.base.types cimport NS_NEVER, ns_t
 from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgcopyin, msgcopyout, msgdsize
@@ -27,9 +28,10 @@ from ustack._core.py.calls cimport (
     NO_WAIT, call_accept, call_connect, call_connect_wait, call_recv, call_recv_now, call_recvfrom, call_send,
     call_sendto)
 from ustack._core.py.driver cimport (
-    clock_now, driver_flush_unlock, driver_forget_fired, driver_lock, driver_signal_closed, driver_unlock, linger_until,
+    clock_now, driver_flush_unlock, driver_lock, driver_signal_closed, driver_unlock, linger_until,
     sock_fileno, sock_unfile)
 from ustack._core.py.errors cimport check, fail
+from ustack._core.py.loop cimport loop_forget_fired
 from ustack._core.py.options cimport option_get, option_set, pack_tcp_info
 from ustack._core.py.stack cimport Stack
 from ustack._core.stack.sockets cimport (
@@ -122,7 +124,7 @@ cdef class Socket:
                     sock_close(self.s, False)
                     sock_unfile(self.s)
                     if self.s.fired:
-                        driver_forget_fired(self.d, self.s)
+                        loop_forget_fired(self.d, self.s)
                     driver_flush_unlock(self.d)
             sock_free(self.s)
             self.s = NULL
@@ -830,8 +832,8 @@ cdef class Socket:
                 driver_signal_closed(self.d, self.s)
                 sock_unfile(self.s)
                 if self.s.fired:
-                    driver_forget_fired(self.d, self.s)
-                self.s.watched = False
+                    loop_forget_fired(self.d, self.s)
+                self.s.watched = 0
                 driver_flush_unlock(self.d)
         finally:
             self.stack.leave()
@@ -859,15 +861,24 @@ cdef class Socket:
         self.leave()
         return check(r, "cannot make a descriptor")
 
-    def _watch(self) -> int:
-        """For event loops: from now on Stack._take_fired() tells when something happened here. Returns its token."""
+    def _token(self) -> int:
+        """What Stack._take_fired() calls this socket."""
+        return <size_t>self.s
+
+    def _watch(self, int events) -> int:
+        """For event loops: what holds now, if that is one of `events` (or an error); else 0, and then
+        Stack._take_fired() tells once when it is."""
+        cdef uint32_t now
         self.enter()
         with nogil:
             driver_lock(self.d)
-            self.s.watched = True
+            now = sock_events(self.s)
+            if now & (<uint32_t>events | EV_ERR | EV_HUP) == 0:
+                self.s.watched |= events
+                now = 0
             driver_unlock(self.d)
         self.leave()
-        return <size_t>self.s
+        return now
 
     def _events(self) -> int:
         """EV_IN, EV_OUT, EV_ERR, EV_HUP as poll(2) has them: what holds now."""

@@ -8,6 +8,7 @@ cdef class Stack:
     cdef bint closed
     cdef bint pipe_clock
     cdef dict interfaces        # link object -> Interface
+    cdef dict last_memory       # what memory() said when the stack was closed
     cdef object __weakref__
     cdef int enter(self) except -1
     cdef void leave(self) noexcept

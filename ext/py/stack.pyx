@@ -18,15 +18,15 @@ from ustack._core.base.ledger cimport LR_COUNT, ledger_meaning, ledger_name
 from ustack._core.base.types cimport NS_NEVER, atomic_dec32, atomic_inc32, atomic_load32, ns_t
 from ustack._core.inet.inet cimport inet_add_addr, inet_add_route, inet_del_route
 from ustack._core.link.link cimport link as link_struct
-from ustack._core.mem.arena cimport arena_live
+from ustack._core.mem.arena cimport arena, arena_live, arena_ref, arena_unref
 from ustack._core.py.address cimport format_endpoint, parse_host, parse_network
 from ustack._core.py.buffers cimport drain
 from ustack._core.py.driver cimport (
-    clock_now, driver, driver_advance, driver_deadline, driver_fileno, driver_free, driver_init, driver_lock,
-    driver_notify_inline, driver_notify_kick, driver_now, driver_poll, driver_start_housekeeper,
-    driver_take_fired, driver_unlock, driver_wake_all, linger_until)
+    clock_now, driver, driver_advance, driver_deadline, driver_free, driver_init, driver_lock, driver_notify_inline,
+    driver_notify_kick, driver_now, driver_start_housekeeper, driver_unlock, driver_wake_all, linger_until)
 from ustack._core.py.errors cimport check, fail
 from ustack._core.py.links cimport Link
+from ustack._core.py.loop cimport loop_fileno, loop_free, loop_leave, loop_poll, loop_take_fired
 from ustack._core.stack.engine cimport engine, engine_add_link, engine_egress, engine_remove_link, iface
 from ustack._core.stack.sockets cimport sock
 from ustack._core.sys.thread cimport sys_yield
@@ -127,6 +127,7 @@ cdef class Stack:
         if self.d != NULL:
             if not self.closed and not self.d.forked:
                 driver_free(self.d)
+            loop_free(self.d)
             free(self.d)
             self.d = NULL
 
@@ -324,7 +325,7 @@ cdef class Stack:
         self.enter()
         try:
             with nogil:
-                t = driver_poll(self.d)
+                t = loop_poll(self.d)
         finally:
             self.leave()
         return None if t == NS_NEVER else max(0, t - driver_now(self.d)) / 1e9
@@ -337,7 +338,7 @@ cdef class Stack:
         try:
             while True:
                 with nogil:
-                    s = driver_take_fired(self.d)
+                    s = loop_take_fired(self.d)
                 if s == NULL:
                     return tokens
                 tokens.append(<size_t>s)
@@ -347,8 +348,9 @@ cdef class Stack:
     def fileno(self) -> int:
         """A descriptor for select, poll, epoll or an event loop: readable when poll() should be called.
 
-        From the first call on the caller drives: it calls poll() when this is readable and at deadline(); the stack's
-        own housekeeper stays out. Calls that wait in other threads go on to work.
+        From the first call on the caller drives: it calls poll() when this is readable, which it also is once
+        deadline() has come; the stack's own housekeeper stays out. Calls that wait in other threads go on to work.
+        It belongs to the stack: do not close it. Once the stack is closed it stays readable, until the object goes.
         """
         cdef int r
         if self.d.manual:
@@ -356,10 +358,19 @@ cdef class Stack:
         self.enter()
         try:
             with nogil:
-                r = driver_fileno(self.d)
+                r = loop_fileno(self.d)
         finally:
             self.leave()
         return check(r, "cannot make a descriptor")
+
+    def _release_fileno(self):
+        """The event loop that drove is gone: the stack looks after itself again."""
+        if self.closed or self.d.forked:
+            return
+        self.enter()
+        with nogil:
+            loop_leave(self.d)
+        self.leave()
 
     # --- what happened ----------------------------------------------------------------------------------------------
 
@@ -377,14 +388,11 @@ cdef class Stack:
         }
 
     def memory(self) -> dict:
-        """Storage in bytes: held by queues and packets, reserved from the system, the budget (0: none); live blocks."""
-        return {
-            "held": self.d.eng.ctx.mem.held,
-            "reserved": self.d.eng.ctx.mem.reserved,
-            "budget": self.d.eng.ctx.mem.budget,
-            "failures": self.d.eng.ctx.mem.failures,
-            "live": arena_live(self.d.eng.ctx.mem),
-        }
+        """Storage in bytes: held by queues and packets, reserved from the system, the budget (0: none); live blocks.
+
+        Of a closed stack: as it was when closing was done; blocks that live then are those lent by recv_buffers().
+        """
+        return dict(self.last_memory) if self.closed else memory_dict(self.d.eng.ctx.mem)
 
     def sockets(self) -> list:
         """One dict for every TCP connection and listener: local, remote, state, queues, round-trip time (s)."""
@@ -415,10 +423,12 @@ cdef class Stack:
 
         Threads blocked in calls of this stack wake with OSError. Storage that recv_buffers() lent stays valid.
         """
+        cdef arena *storage
         if self.closed:
             return
         if self.d.forked:
             self.closed = True
+            self.last_memory = memory_dict(self.d.eng.ctx.mem)
             return
         _close_sockets(self)
         if not self.d.manual and timeout > 0:
@@ -433,11 +443,15 @@ cdef class Stack:
         for link in links:
             self._detach(link)
         self.interfaces.clear()
+        storage = self.d.eng.ctx.mem
+        arena_ref(storage)
         with nogil:
             driver_free(self.d)
         for link in links:
             (<Link>link).release()
             link.close()
+        self.last_memory = memory_dict(storage)
+        arena_unref(storage)
 
     def __del__(self):
         if self.d != NULL and not self.closed and not self.d.forked:
@@ -475,6 +489,12 @@ def _close_stacks():
     """At the end of the process connections are closed as if their sockets had been."""
     for stack in list(_stacks):
         stack.close()
+
+
+cdef dict memory_dict(arena *a):
+    return {
+        "held": a.held, "reserved": a.reserved, "budget": a.budget, "failures": a.failures, "live": arena_live(a),
+    }
 
 
 cdef struct conn_row:

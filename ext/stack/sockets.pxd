@@ -44,7 +44,7 @@ cdef struct sock:
     int note_peer
     uint8_t note_state          # what it shows at present: EV_IN, EV_OUT
     bint noted                  # in that list
-    bint watched                # an event loop wants to hear of it through the driver's list of fired sockets
+    uint32_t watched            # EV_* of which an event loop wants to hear once, through the driver's fired sockets
     bint fired                  # it is in that list
     sock *fired_next
     uint32_t chunk              # bytes that a send copies into one block: one super-segment; 0: not known yet

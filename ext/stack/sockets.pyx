@@ -153,7 +153,8 @@ cdef void sock_signal(sock *s, wakes *out) noexcept nogil:
         s.noted = True
         s.next = out.notes
         out.notes = s
-    if s.watched and not s.fired:
+    if s.watched and events & (s.watched | EV_ERR | EV_HUP) and not s.fired:
+        s.watched = 0
         s.fired = True
         s.fired_next = out.fired
         out.fired = s
