@@ -37,7 +37,7 @@ cdef struct driver:
     ns_t lease                  # when a poller last polled
     uint32_t lease_seq          # how often
     int32_t nparked
-    sock *fired                 # watched sockets on which something happened since driver_take_fired
+    sock *fired                 # watched sockets on which something happened since loop_take_fired
     int32_t sleeping            # threads asleep on the links' descriptors (poller or displaced)
     ns_t sleep_until            # when the newest of them wakes by itself
     uint32_t sleep_generation   # the engine's generation that its descriptors were taken from
