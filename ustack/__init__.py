@@ -13,11 +13,15 @@ from ustack._core.py.stack import Interface as Interface
 from ustack._core.py.stack import VirtualClock as VirtualClock
 from ustack._core.py.stack import counter_meanings as counter_meanings
 from ustack._core.py.stack import ledger_meanings as ledger_meanings
+from ustack._core.py.wrappers import Capture as Capture
+from ustack._core.py.wrappers import Impair as Impair
 from ustack._stack import Stack as Stack
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Capture",
+    "Impair",
     "Interface",
     "Link",
     "PacketRing",

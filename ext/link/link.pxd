@@ -42,6 +42,8 @@ cdef struct link_ops:
     # Ask to be told by the fds (POLLOUT) that tx can go on after it was busy; 0 turns that off. NULL: no
     # need.
     void (*want_tx)(link *l, bint on) noexcept nogil
+    # Told that mem, src and book have been set. NULL: no need.
+    void (*attached)(link *l) noexcept nogil
     # Releases everything. Called once, with no lock held.
     void (*close)(link *l) noexcept nogil
 

@@ -56,6 +56,8 @@ cdef class Harness:
         self.dev.mem = self.mem
         self.dev.src = &self.src
         self.dev.book = &self.book
+        if self.dev.ops.attached != NULL:
+            self.dev.ops.attached(self.dev)
         self.dev.notify = woken
         self.dev.notify_arg = &self.wakes
 

@@ -138,6 +138,8 @@ cdef int engine_add_link(engine *e, link *dev, iface **out) noexcept nogil:
     dev.mem = e.ctx.mem
     dev.src = &e.src
     dev.book = &e.ctx.book
+    if dev.ops.attached != NULL:
+        dev.ops.attached(dev)
     r = publish(e, i)
     if r == 0:
         out[0] = i
