@@ -56,7 +56,7 @@ def test_both_directions_with_times(tmp_path, layer, linktype):
     assert list(packets(path)) == expected
     kinds = [kind for kind, _ in blocks(path)]
     assert kinds == [0x0A0D0D0A, 1] + [6] * 6
-    assert struct.unpack_from("=H", [body for kind, body in blocks(path) if kind == 1][0])[0] == linktype
+    assert struct.unpack_from("=H", next(body for kind, body in blocks(path) if kind == 1))[0] == linktype
 
 
 def test_scapy_reads_it(tmp_path):
