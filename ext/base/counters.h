@@ -78,7 +78,6 @@
   X(C_UDP_CHECKSUM,         "udp.bad_checksum",           "UDP checksum wrong") \
   X(C_UDP_NO_PORT,          "udp.no_port",                "datagrams for a port that nobody is bound to") \
   X(C_UDP_RCVBUF,           "udp.rcvbuf",                 "datagrams dropped because the socket's buffer was full") \
-  X(C_UDP_SOURCE,           "udp.bad_source",             "datagrams from source port or address that may not be answered") \
   X(C_UDP_ERRORS,           "udp.icmp_errors",            "ICMP errors given to a connected socket") \
   /* tcp */ \
   X(C_TCP_RX,               "tcp.rx",                     "segments received (super-segments count once)") \

@@ -1,0 +1,201 @@
+"""UDP input: see receive.pxd."""
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from ustack._core.base.addr cimport flow, ip_equal, ip_is_any, ip_to4
+from ustack._core.base.checksum cimport csum_add, csum_fold
+from ustack._core.base.codes cimport CSUM_NONE, EV_ERR, EV_IN, GSO_UDP, IPPROTO_UDP_
+from ustack._core.base.counters cimport (C_IP_NOMEM, C_UDP_CHECKSUM, C_UDP_ERRORS, C_UDP_NO_PORT, C_UDP_RCVBUF,
+                                         C_UDP_RX, C_UDP_SHORT, count)
+from ustack._core.base.ledger cimport LR_CSUM_RX
+from ustack._core.base.ready cimport ready_post
+from ustack._core.base.rng cimport flow_hash
+from ustack._core.inet.demux cimport flow_again, flow_entry, flow_find, flow_find_local
+from ustack._core.inet.inet cimport (ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_PORT, ICMP_ERR_TOO_BIG, ICMP_ERR_TTL,
+                                     icmp_errno, icmp_error, ip_error, ip_packet)
+from ustack._core.mem.context cimport context
+from ustack._core.mem.mblk cimport (adjmsg, alloc_header, dupmsg, freemsg, linkb, mblk, mblk_len, msgcsum, msgtruesize,
+                                    pkt_pull, splitmsg)
+from ustack._core.udp.ports cimport port_first
+from ustack._core.udp.udp cimport udp, udp_meta, udp_pcb
+from ustack._core.wire.ip4 cimport ip4_pseudo
+from ustack._core.wire.udp cimport UDP_LEN, udp_check, udp_header, udp_parse
+
+
+cdef void enqueue(udp_pcb *p, mblk *taken, const udp_meta *meta) noexcept nogil:
+    """The newest datagram is the one that goes when the buffer is full; one always fits."""
+    cdef context *ctx = p.owner.ctx
+    cdef int64_t size = msgtruesize(taken)
+    cdef mblk *m
+    if p.shut_rd or (p.held > 0 and p.held + size > p.rcvbuf):
+        count(&ctx.n, C_UDP_RCVBUF)
+        freemsg(taken)
+        return
+    m = alloc_header(ctx.mem)
+    if m == NULL:
+        count(&ctx.n, C_IP_NOMEM)
+        freemsg(taken)
+        return
+    memcpy(m.rptr, meta, sizeof(udp_meta))
+    m.wptr = m.rptr + sizeof(udp_meta)
+    m.mark = size
+    m.stamp = ctx.now
+    linkb(m, taken)
+    if p.tail != NULL:
+        p.tail.next = m
+    else:
+        p.head = m
+    p.tail = m
+    p.nqueued += 1
+    p.held += size
+    count(&ctx.n, C_UDP_RX)
+    ready_post(&ctx.ready, &p.rdy, EV_IN)
+
+
+cdef void deliver(udp_pcb *p, mblk *taken, const udp_meta *meta) noexcept nogil:
+    """One datagram, or several of gso_size bytes that a link joined."""
+    cdef mblk *m = taken
+    cdef mblk *rest
+    cdef uint32_t step = m.gso_size if m.gso_type == GSO_UDP else 0
+    while step and m.pkt_len > step:
+        rest = splitmsg(p.owner.ctx.mem, m, step)
+        if rest == NULL:
+            count(&p.owner.ctx.n, C_IP_NOMEM)
+            break
+        rest.pkt_len = m.pkt_len - step
+        m.pkt_len = step
+        enqueue(p, m, meta)
+        m = rest
+    enqueue(p, m, meta)
+
+
+cdef void deliver_group(udp *u, mblk *taken, const udp_meta *meta, uint16_t dport) noexcept nogil:
+    """A broadcast goes to everyone on the port who may have it (RFC 1122 4.1.3.5)."""
+    cdef flow_entry *e = port_first(u, dport)
+    cdef udp_pcb *p
+    cdef udp_pcb *last = NULL
+    cdef mblk *copy
+    while e != NULL:
+        p = <udp_pcb *>e.owner
+        e = flow_again(e)
+        if not ip_is_any(&p.entry.key.laddr) and not ip_equal(&p.entry.key.laddr, &meta.dst):
+            continue
+        if p.connected and not (p.entry.key.rport == meta.sport and ip_equal(&p.entry.key.raddr, &meta.src)):
+            continue
+        if last != NULL:
+            copy = dupmsg(u.ctx.mem, taken)
+            if copy != NULL:
+                deliver(last, copy, meta)
+            else:
+                count(&u.ctx.n, C_IP_NOMEM)
+        last = p
+    if last != NULL:
+        deliver(last, taken, meta)
+    else:
+        count(&u.ctx.n, C_UDP_NO_PORT)
+        freemsg(taken)
+
+
+cdef udp_pcb *find(udp *u, const ip_packet *ip, const udp_header *h) noexcept nogil:
+    """Connected before bound, an address before any; in an SO_REUSEPORT group by hash of the flow."""
+    cdef flow key
+    cdef flow_entry *e
+    cdef flow_entry *other
+    cdef uint32_t n = 0
+    cdef uint32_t pick
+    memset(&key, 0, sizeof(key))
+    key.laddr = ip.dst
+    key.raddr = ip.src
+    key.lport = h.dport
+    key.rport = h.sport
+    e = flow_find(&u.table, &key)
+    if e == NULL:
+        e = flow_find_local(&u.table, &ip.dst, h.dport)
+    if e == NULL:
+        return NULL
+    if (<udp_pcb *>e.owner).reuse_port:
+        other = e
+        while other != NULL:
+            n += 1
+            other = flow_again(other)
+        pick = <uint32_t>(flow_hash(u.table.key, &key, 1) % n)
+        while pick > 0:
+            e = flow_again(e)
+            pick -= 1
+    return <udp_pcb *>e.owner
+
+
+cdef bint sum_ok(udp *u, const mblk *m, const ip_packet *ip, const udp_header *h) noexcept nogil:
+    """A checksum of 0 is none (RFC 768); one that the link vouches for, or left for us to complete, is right."""
+    cdef uint32_t sum
+    if not h.summed or m.csum != CSUM_NONE:
+        return True
+    sum = ip4_pseudo(ip_to4(&ip.src), ip_to4(&ip.dst), IPPROTO_UDP_, h.length)
+    sum = csum_add(sum, csum_fold(msgcsum(&u.ctx.book, LR_CSUM_RX, m, 0, h.length)))
+    return csum_fold(sum) == 0xFFFF
+
+
+cdef void udp_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nogil:
+    cdef udp *u = <udp *>owner
+    cdef udp_header h
+    cdef udp_meta meta
+    cdef udp_pcb *p
+    if udp_check(taken.rptr, mblk_len(taken), ip.length) < 0:
+        count(&u.ctx.n, C_UDP_SHORT)
+        freemsg(taken)
+        return
+    udp_parse(taken.rptr, &h)
+    if h.length < ip.length:
+        adjmsg(taken, -<ssize_t>(ip.length - h.length))
+        taken.pkt_len = h.length
+    if not sum_ok(u, taken, ip, &h):
+        count(&u.ctx.n, C_UDP_CHECKSUM)
+        freemsg(taken)
+        return
+    memset(&meta, 0, sizeof(meta))
+    meta.src = ip.src
+    meta.dst = ip.dst
+    meta.sport = h.sport
+    meta.ttl = ip.ttl
+    meta.tos = ip.tos
+    if ip.broadcast:
+        pkt_pull(taken, UDP_LEN)
+        deliver_group(u, taken, &meta, h.dport)
+        return
+    p = find(u, ip, &h)
+    if p == NULL:
+        count(&u.ctx.n, C_UDP_NO_PORT)
+        icmp_error(u.net, taken, ip, ICMP_ERR_PORT, 0)
+        freemsg(taken)
+        return
+    pkt_pull(taken, UDP_LEN)
+    deliver(p, taken, &meta)
+
+
+cdef bint hard(const ip_error *e) noexcept nogil:
+    """Linux tells a connected socket of what its own link and the peer itself say, not of what routers guess."""
+    if e.kind == ICMP_ERR_TTL or e.kind == ICMP_ERR_TOO_BIG:
+        return False
+    if e.kind == ICMP_ERR_HOST or e.kind == ICMP_ERR_NET:
+        return ip_equal(&e.reporter, &e.src)
+    return True
+
+
+cdef void udp_error(void *owner, const ip_error *e) noexcept nogil:
+    cdef udp *u = <udp *>owner
+    cdef flow key
+    cdef flow_entry *found
+    cdef udp_pcb *p
+    memset(&key, 0, sizeof(key))
+    key.laddr = e.src
+    key.raddr = e.dst
+    key.lport = e.sport
+    key.rport = e.dport
+    found = flow_find(&u.table, &key)
+    if found == NULL or not hard(e):
+        return
+    p = <udp_pcb *>found.owner
+    p.error = icmp_errno(e.kind)
+    count(&u.ctx.n, C_UDP_ERRORS)
+    ready_post(&u.ctx.ready, &p.rdy, EV_IN | EV_ERR)
