@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memset
 
 from ustack._core.base.addr cimport flow, ip_from4, ipaddr
 from ustack._core.base.checksum cimport csum_fold
+from ustack._core.base.counters cimport C_COUNT, counter_name
 from ustack._core.base.ledger cimport LR_COUNT, LR_RX_COPY, ledger_name
 from ustack._core.inet.demux cimport (flow_again, flow_entry, flow_find, flow_find_local, flow_insert, flow_next,
                                       flow_remove, flow_table, flow_table_free, flow_table_init)
@@ -215,6 +216,11 @@ cdef class Bench:
     @property
     def live(self) -> int:
         return arena_live(self.ctx.mem)
+
+    def counters(self) -> dict[str, int]:
+        """Those that are not 0."""
+        cdef int i
+        return {counter_name(i).decode(): self.ctx.n.n[i] for i in range(C_COUNT) if self.ctx.n.n[i]}
 
     def ledger(self) -> dict[str, int]:
         """Bytes booked, by reason."""

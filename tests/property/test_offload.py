@@ -153,6 +153,7 @@ def test_coalescing_undoes_segmentation(data, length: int, mss: int, l3: int, cs
     if len(parts) > 1:
         summed = 0 if csum else sum(len(p) - l3 - 20 for p, _ in parts)
         assert bench.ledger().get("rx.checksum", 0) == summed
+    assert bench.counters().get("offload.coalesce", 0) == len(parts) - 1
     assert bench.live == 0
 
 

@@ -180,7 +180,7 @@ def test_a_conflict_is_counted_and_defended_against_once_in_ten_seconds():
         (defence,) = host.sent()
         assert (defence.dst, defence[ARP].psrc, defence[ARP].pdst) == ("ff:ff:ff:ff:ff:ff", US, US)
         assert defence[ARP].hwsrc == OUR_MAC
-        assert host.counted()["arp.conflict"] == 5
+        assert host.counted() == {"arp.rx": 5, "arp.conflict": 5, "arp.tx": 1}
         host.advance(11 * SECOND)
         host.arp(hwsrc="02:00:00:00:00:66", psrc=US, pdst=PEER)
         assert len(host.sent()) == 1
@@ -318,7 +318,8 @@ def test_errors_are_sent_about_what_deserves_them():
         assert bytes(report[ICMP].payload) == bytes(IP(src=PEER, dst=US) / UDP(sport=9, dport=9) / Raw(b"x" * 30))
         host.ip(Raw(b"what"), proto=200)
         assert unreachable(host) == [(3, 2)]
-        assert host.counted()["icmp.error_tx"] == 2
+        assert host.counted() == {"ip.rx": 2, "ip.tx": 2, "udp.no_port": 1, "ip.unknown_protocol": 1,
+                                  "icmp.error_tx": 2, "icmp.tx": 2}
 
 
 def test_errors_quote_no_more_than_fits_576_bytes():
@@ -415,6 +416,14 @@ def test_what_may_not_be_fragmented():
         assert host.output(number(PEER), PROTO, bytes(1480), flags=1) == 0
         assert host.output(number(PEER), PROTO, bytes(65516)) == -90
         assert host.counted()["ip.too_big"] == 2
+
+
+def test_super_segments_whose_facts_do_not_fit_are_dropped():
+    with Host() as host:
+        assert host.output(number(PEER), PROTO, bytes(3000), gso_size=1000, gso_type=1) == 0
+        assert host.output(number(PEER), 6, bytes(3000), gso_size=1000, gso_type=1) == 0
+        assert host.sent() == []
+        assert host.counted() == {"ip.tx": 2, "offload.bad_gso": 2}
 
 
 def test_a_full_interface_takes_no_more():
@@ -528,6 +537,18 @@ def test_ping():
         assert p.send(b"", number(PEER), 5) == 0
         assert p.send(b"", number("10.0.0.255"), 6) == -13
         host.sent()
+        p.close()
+
+
+def test_replies_that_nobody_reads_are_bounded():
+    with Host() as host:
+        p = host.ping_socket(7)
+        for i in range(1000):
+            host.ip(ICMP(type=0, id=7, seq=i) / Raw(bytes(1000)))
+        counted = host.counted()
+        assert counted["icmp.rx"] == 1000
+        assert 500 < counted["icmp.rcvbuf"] < 1000
+        assert p.recv() == (bytes(1000), number(PEER), 0)    # the newest are dropped
         p.close()
 
 

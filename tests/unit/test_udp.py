@@ -172,6 +172,26 @@ def test_super_datagrams():
         u.close()
 
 
+def test_the_books():
+    """Everything on the way of a datagram, in and out, is counted under its name."""
+    with Host() as host:
+        u = bound(host)
+        host.ip(datagram())
+        assert host.counted() == {"ip.rx": 1, "udp.rx": 1}
+        assert u.send(b"x", (PEER_N, 5)) == 0
+        assert host.counted() == {"ip.tx": 1, "udp.tx": 1, "offload.checksum": 1}
+        assert u.send(bytes(3000), (PEER_N, 5), gso_size=1000) == 0
+        assert host.counted() == {"ip.tx": 1, "udp.tx": 1, "offload.segment": 1}
+        assert u.send(bytes(3000), (PEER_N, 5)) == 0
+        assert host.counted() == {"ip.frag_tx": 3, "udp.tx": 1, "offload.checksum": 1}
+        for frame in host.sent()[-3:]:
+            host.ip(frame[IP].payload, proto=17, id=frame[IP].id, flags=frame[IP].flags, frag=frame[IP].frag)
+        counted = host.counted()
+        assert {k: counted[k] for k in ("ip.rx", "ip.frag_rx", "ip.frag_reassembled")} == {
+            "ip.rx": 3, "ip.frag_rx": 3, "ip.frag_reassembled": 1}
+        u.close()
+
+
 def test_what_may_not_be_sent():
     with Host() as host:
         u = host.udp_socket()
