@@ -4,6 +4,7 @@
 ``ustack.socket`` stands in for the standard ``socket`` module.
 """
 
+from ustack._core.py.bridge import Bridge as Bridge
 from ustack._core.py.devices import PacketRing as PacketRing
 from ustack._core.py.devices import Tap as Tap
 from ustack._core.py.links import Link as Link
@@ -20,6 +21,7 @@ from ustack._stack import Stack as Stack
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bridge",
     "Capture",
     "Impair",
     "Interface",

@@ -10,7 +10,8 @@ from ustack._core.py.links cimport Link
 cdef class Wrapper(Link):
     cdef readonly Link inner    # the link inside, closed with the wrapper
     cdef context *ctx           # what the offloads of the wire work with: not the stack's books
-    cdef link *enter(self, Link inner, knowledge *know) except NULL
+    cdef knowledge know
+    cdef link *enter(self, Link inner) except NULL
 
 # Fill in a direction's options from keyword arguments (see Impair).
 cdef int lane_arguments(lane_options *o, dict given) except -1

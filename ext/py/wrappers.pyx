@@ -11,7 +11,6 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from ustack._core.inet.offload cimport offload_checksum, offload_flatten, offload_segment
-from ustack._core.link.around cimport knowledge
 from ustack._core.link.capture cimport capture_create, capture_figures, capture_flush, capture_stats
 from ustack._core.link.impair cimport impair_create, impair_stats, impair_waiting
 from ustack._core.link.lane cimport lane_options, lane_stats
@@ -66,18 +65,18 @@ cdef bint guarded(void *arg, link *dev, const mblk *pkt) noexcept nogil:
 cdef class Wrapper(Link):
     """A link around another. ``inner`` is the link inside, which belongs to the wrapper and is closed with it."""
 
-    cdef link *enter(self, Link inner, knowledge *know) except NULL:
+    cdef link *enter(self, Link inner) except NULL:
         """Take the link over, and fill in what wrappers know."""
         if self.dev != NULL:
             raise ValueError("already made")
         self.ctx = <context *>calloc(1, sizeof(context))
         if self.ctx == NULL:
             raise MemoryError("no memory for a wrapper")
-        know.arg = self.ctx
-        know.segment = cut
-        know.complete = complete
-        know.flatten = flatten
-        know.guarded = guarded
+        self.know.arg = self.ctx
+        self.know.segment = cut
+        self.know.complete = complete
+        self.know.flatten = flatten
+        self.know.guarded = guarded
         self.inner = inner
         return inner.claim(self)
 
@@ -148,14 +147,13 @@ cdef class Impair(Wrapper):
 
     def __init__(self, Link link_inside not None, *, seed=0, tx=None, rx=None, **impairments):
         cdef lane_options out, back
-        cdef knowledge know
         cdef link *inner
         cdef link *made
         cdef uint64_t seed_word = seed & 0xFFFFFFFFFFFFFFFF
         lane_arguments(&out, impairments | (tx or {}))
         lane_arguments(&back, impairments | (rx or {}))
-        inner = self.enter(link_inside, &know)
-        made = impair_create(inner, &out, &back, seed_word, &know)
+        inner = self.enter(link_inside)
+        made = impair_create(inner, &out, &back, seed_word, &self.know)
         if made == NULL:
             link_inside.release()
             raise MemoryError("no memory for an impaired wire")
@@ -186,7 +184,6 @@ cdef class Capture(Wrapper):
     """
 
     def __init__(self, Link link_inside not None, file, *, int snaplen=262144, epoch=None):
-        cdef knowledge know
         cdef link *inner
         cdef link *made
         cdef int fd
@@ -199,8 +196,8 @@ cdef class Capture(Wrapper):
             if fd < 0:
                 raise OSError(-fd, f"cannot write to {file!r}: {os.strerror(-fd)}")
         try:
-            inner = self.enter(link_inside, &know)
-            made = capture_create(inner, fd, snaplen, offset, &know)
+            inner = self.enter(link_inside)
+            made = capture_create(inner, fd, snaplen, offset, &self.know)
             if made == NULL:
                 link_inside.release()
                 raise MemoryError("no memory for a capture")
