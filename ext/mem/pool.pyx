@@ -101,8 +101,9 @@ cdef int pool_grow(pool *p) noexcept nogil:
         mine = p.nregions == seen
         if mine:
             if longer:
-                memcpy(regions, p.regions, seen * sizeof(void *))
-                memcpy(lists, p.blocks, seen * sizeof(void *))
+                if seen:            # memcpy from NULL is undefined even for no bytes
+                    memcpy(regions, p.regions, seen * sizeof(void *))
+                    memcpy(lists, p.blocks, seen * sizeof(void *))
                 p.regions, regions = regions, p.regions
                 p.blocks, lists = lists, p.blocks
             append_region(p, r, blocks, n)
