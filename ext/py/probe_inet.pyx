@@ -24,10 +24,12 @@ from ustack._core.inet.netif cimport netif
 from ustack._core.inet.path cimport path
 from ustack._core.inet.ping cimport (ping, ping_close, ping_free, ping_init, ping_meta, ping_open, ping_pcb, ping_recv,
                                      ping_send)
-from ustack._core.mem.arena cimport arena_create, arena_live, arena_release
+from ustack._core.mem.arena cimport arena_create, arena_live, arena_reap, arena_release
 from ustack._core.mem.context cimport context
-from ustack._core.mem.mblk cimport (DB_LENT, allocb, freemsg, linkb, mblk, msgbytes, msgcopyin,
+from ustack._core.mem.mblk cimport (DB_LENT, allocb, esballoc, freemsg, linkb, mblk, msgbytes, msgcopyin,
                                     msgcopyin_csum, msgcopyout)
+from ustack._core.sys.memory cimport (MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE, mem_map, mem_protect,
+                                      mem_unmap)
 from ustack._core.udp.udp cimport (udp, udp_bind, udp_close, udp_connect, udp_disconnect, udp_events, udp_free,
                                    udp_init, udp_meta, udp_open, udp_pcb, udp_recv, udp_send)
 
@@ -63,6 +65,34 @@ cdef mblk *chain(context *ctx, bytes data, object cuts, size_t room) except? NUL
         room = 0
     head.pkt_len = len(data)
     return head
+
+
+# A page of data with a page behind it that nobody may touch.
+cdef enum:
+    PAGE = 4096
+
+
+cdef void unguard(void *arg) noexcept nogil:
+    mem_unmap(arg, 2 * PAGE)
+
+
+cdef mblk *guarded(context *ctx, bytes data) except? NULL:
+    """A block whose storage ends where a page ends that is followed by one without access: reading on is SIGSEGV."""
+    cdef int err = 0
+    cdef size_t n = len(data)
+    cdef uint8_t *pages = <uint8_t *>mem_map(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+                                             0, &err)
+    cdef mblk *m
+    if pages == NULL or n > PAGE:
+        raise MemoryError
+    mem_protect(pages + PAGE, PAGE, 0)
+    memcpy(pages + PAGE - n, <const uint8_t *>data, n)
+    m = esballoc(ctx.mem, pages + PAGE - n, n, unguard, pages)
+    if m == NULL:
+        raise MemoryError
+    m.wptr = m.rptr + n
+    m.pkt_len = n
+    return m
 
 
 cdef void keep(netif *ifp, mblk *taken) noexcept nogil:
@@ -169,6 +199,7 @@ cdef class Net:
         ping_free(&self.g)
         udp_free(&self.u)
         inet_free(&self.net)
+        arena_reap(self.ctx.mem)
         live = arena_live(self.ctx.mem)
         arena_release(self.ctx.mem)
         return live
@@ -252,15 +283,16 @@ cdef class Net:
 
     # --- packets
     def input(self, Interface i, data: bytes, csum: int = 0, gso_size: int = 0, gso_type: int = 0, cuts=(),
-              room: int = 0, lent: bool = False):
-        """Hand in a packet, in blocks that end at ``cuts``."""
-        cdef mblk *m = chain(&self.ctx, data, cuts, room)
+              room: int = 0, lent: bool = False, guard: bool = False):
+        """Hand in a packet, in blocks that end at ``cuts``; ``guard``: in one, behind which no byte can be read."""
+        cdef mblk *m = guarded(&self.ctx, data) if guard else chain(&self.ctx, data, cuts, room)
         m.csum = csum
         m.gso_size = gso_size
         m.gso_type = gso_type
         if lent:
             m.dp.flags |= DB_LENT
         inet_input(&self.net, &i.n, m)
+        arena_reap(self.ctx.mem)
 
     def pump(self, Interface i) -> int:
         """Feed a loopback interface what it was given, until it is given no more."""

@@ -566,7 +566,7 @@ def test_ping_ourselves():
 
 # --- hostile --------------------------------------------------------------------------------------------------
 def test_mutated_frames():
-    """10^5 packets, each a good one with a few bytes changed, cut short or grown."""
+    """10^5 packets, each a good one with a few bytes changed, or cut short; a third of them end at a forbidden page."""
     rng = random.Random(20)
     quote = bytes(IP(src=US, dst=PEER) / TCP(sport=5, dport=6))
     good = [bytes(Ether(src=MAC, dst=OUR_MAC) / packet) for packet in (
@@ -589,7 +589,7 @@ def test_mutated_frames():
             if frame[12:14] == b"\x08\0" and len(frame) >= 34 and rng.random() < 0.8:
                 frame = frame[:14] + corrupt(bytes(frame[14:]), 9, bytes(frame[23:24]))
             cuts = sorted({rng.randrange(1, len(frame)) for _ in range(2)}) if len(frame) > 1 and i % 3 == 0 else ()
-            host.frame(bytes(frame), cuts=cuts)
+            host.frame(bytes(frame), cuts=cuts, guard=i % 3 == 1)
             if i % 1000 == 0:
                 host.advance(SECOND // 10)
                 host.eth.drain()
