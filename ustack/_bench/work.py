@@ -43,6 +43,11 @@ def retransmissions(s: Any) -> int:
         return 0
 
 
+def without_delay(s: Any) -> None:
+    """Small packets are sent at once."""
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 # --- bulk ---------------------------------------------------------------------------------------------------------
 
 
@@ -87,6 +92,7 @@ def _over_connection(work: Callable[[Any, dict[str, Any]], dict[str, float]]) ->
 
 
 def _ping_pong(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    without_delay(s)
     data, buffer = bytes(p["size"]), bytearray(p["size"])
     sendall, recv_into = s.sendall, s.recv_into
     times = []
@@ -102,6 +108,7 @@ def _ping_pong(s: Any, p: dict[str, Any]) -> dict[str, float]:
 
 
 def _echo(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    without_delay(s)
     buffer = bytearray(p["size"])
     sendall, recv_into = s.sendall, s.recv_into
     while recv_into(buffer):
@@ -205,6 +212,7 @@ def _udp(work: Callable[[Any, dict[str, Any]], dict[str, float]]) -> tuple[Any, 
 
 def _receive_calls(s: Any, p: dict[str, Any]) -> dict[str, float]:
     """Time of recv(1) when the data are there: the peer sends a block, the first recv() waits for it."""
+    without_delay(s)
     recv, n, times = s.recv, p["block"], []
     end = clock() + p["seconds"]
     while clock() < end:
@@ -219,6 +227,7 @@ def _receive_calls(s: Any, p: dict[str, Any]) -> dict[str, float]:
 
 
 def _send_blocks(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    without_delay(s)
     block, buffer = bytes(p["block"]), bytearray(1)
     while s.recv_into(buffer):
         s.sendall(block)
@@ -227,6 +236,7 @@ def _send_blocks(s: Any, p: dict[str, Any]) -> dict[str, float]:
 
 def _send_calls(s: Any, p: dict[str, Any]) -> dict[str, float]:
     """Time of send(1 byte) that puts a packet on the wire; a few, then wait until the peer has them all."""
+    without_delay(s)
     send, n, times = s.send, p["block"], []
     buffer = bytearray(1)
     end = clock() + p["seconds"]
@@ -241,6 +251,7 @@ def _send_calls(s: Any, p: dict[str, Any]) -> dict[str, float]:
 
 
 def _receive_blocks(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    without_delay(s)
     n, buffer = p["block"], bytearray(p["block"])
     got = 0
     while r := s.recv_into(buffer):

@@ -29,7 +29,7 @@ class Spinning:
     def __init__(self, s: socket.socket) -> None:
         s.setblocking(False)
         self.s = s
-        self.shutdown, self.getsockopt = s.shutdown, s.getsockopt
+        self.shutdown, self.getsockopt, self.setsockopt = s.shutdown, s.getsockopt, s.setsockopt
 
     def __enter__(self) -> Spinning:
         return self
@@ -72,10 +72,8 @@ class KernelHost:
 
     def _socket(self, kind: int) -> socket.socket:
         s = socket.socket(socket.AF_INET, kind)
-        if kind == socket.SOCK_STREAM:
-            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.congestion:
-                s.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self.congestion.encode())
+        if kind == socket.SOCK_STREAM and self.congestion:
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self.congestion.encode())
         return s
 
     def connect(self, address: tuple[str, int], kind: int = socket.SOCK_STREAM) -> Any:
@@ -120,21 +118,15 @@ class StackHost:
     def configure(self, command: dict[str, Any]) -> None:
         """Nothing: the wait mode is the stack's."""
 
-    def _socket(self, kind: int) -> Any:
-        s = self.stack.socket(socket.AF_INET, kind)
-        if kind == socket.SOCK_STREAM:
-            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return s
-
     def connect(self, address: tuple[str, int], kind: int = socket.SOCK_STREAM) -> Any:
         """See ``work.Host``."""
-        s = self._socket(kind)
+        s = self.stack.socket(socket.AF_INET, kind)
         s.connect(address)
         return s
 
     def bound(self, ip: str, kind: int) -> Any:
         """A socket bound to a free port; it listens if it can."""
-        s = self._socket(kind)
+        s = self.stack.socket(socket.AF_INET, kind)
         s.bind((ip, 0))
         if kind == socket.SOCK_STREAM:
             s.listen(128)
@@ -142,9 +134,7 @@ class StackHost:
 
     def accept(self, listener: Any) -> Any:
         """See ``work.Host``."""
-        s, _ = listener.accept()
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return s
+        return listener.accept()[0]
 
 
 def pin(cpu: int) -> None:
