@@ -15,7 +15,7 @@ from ustack._core.base.types cimport ns_t
 from ustack._core.inet.ping cimport ping_meta, ping_recv, ping_send, ping_take_error
 from ustack._core.mem.mblk cimport freemsg, mblk, msgcopyin, msgcopyin_csum
 from ustack._core.py.driver cimport (
-    driver, driver_flush_unlock, driver_lock, driver_try_lock, driver_unlock, driver_wait, sock_note)
+    driver, driver_attend, driver_flush_unlock, driver_lock, driver_try_lock, driver_unlock, driver_wait, sock_note)
 from ustack._core.stack.engine cimport engine_poll
 from ustack._core.stack.sockets cimport SOCK_PING, SOCK_UDP, sock, sock_of_tcb
 from ustack._core.tcp.tcp cimport (
@@ -87,6 +87,7 @@ cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint 
         s.chunk = tcp_send_hint(s.tcp, &s.csum_stride)
         if s.note_fd >= 0:
             sock_note(s)
+        driver_attend(d, chunk)
         driver_flush_unlock(d)
         if sent < 0:
             return <int>sent

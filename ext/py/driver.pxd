@@ -3,6 +3,7 @@
 Whoever waits, polls; the newest waiter polls. Everything here runs without the GIL.
 """
 
+from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from ustack._core.base.types cimport ns_t
@@ -36,6 +37,7 @@ cdef struct driver:
     waiter *plain               # waiters that wait on no socket, by next
     ns_t lease                  # when a poller last polled
     uint32_t lease_seq          # how often
+    ns_t called                 # when a call that did not wait last looked after the links
     int32_t nparked
     sock *fired                 # watched sockets on which something happened since loop_take_fired
     int32_t sleeping            # threads asleep on the links' descriptors (poller or displaced)
@@ -74,6 +76,9 @@ cdef bint driver_try_lock(driver *d) noexcept nogil
 cdef void driver_lock(driver *d) noexcept nogil
 # Makes the wake-ups that came due, then runs what must not run under the lock (free functions of storage).
 cdef void driver_unlock(driver *d) noexcept nogil
+# For calls that keep the stack busy without ever waiting, such as the sends of a bulk transfer: look after the links
+# if nobody else does and it is time. Without this the housekeeper would fight for the lock. Under the lock.
+cdef void driver_attend(driver *d, size_t moved) noexcept nogil
 # The same after making output: egress first.
 cdef void driver_flush_unlock(driver *d) noexcept nogil
 

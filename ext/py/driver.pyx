@@ -48,6 +48,8 @@ cdef ns_t GRACE = 1 * NS_MS
 cdef ns_t HELD = 20 * NS_MS     # a role held this long without polls lets the housekeeper sleep for good
 cdef ns_t SIGNALS = 50 * NS_MS  # a busy poller on the main thread looks at signals this often
 cdef ns_t SPIN_MAX = 20 * NS_US
+cdef ns_t ATTEND = 50 * NS_US   # calls that do not wait look at the links this often, or after so many bytes:
+cdef size_t ATTEND_BYTES = 32768
 
 
 # --- time ---------------------------------------------------------------------------------------------------------
@@ -251,7 +253,10 @@ cdef int sleep_on_links(driver *d, int own, ns_t deadline) noexcept nogil:
     r = sys_ppoll(fds, n, NS_NEVER if deadline == NS_NEVER else deadline - clock_now())
     if r > 0 and fds[0].revents:
         sys_eventfd_take(own, &count)
-    driver_lock(d)
+    if own == d.hk_fd:
+        hk_lock(d)
+    else:
+        driver_lock(d)
     d.sleeping -= 1
     atomic_store32(&d.kicked, 0)
     return r
@@ -286,6 +291,23 @@ cdef void leave_role(driver *d, waiter *w) noexcept nogil:
     if d.hk_state == HK_DEEP and not d.foreign:
         d.hk_state = HK_TIMED
         sys_eventfd_signal(d.hk_fd)
+
+
+cdef void driver_attend(driver *d, size_t moved) noexcept nogil:
+    cdef ns_t now = d.eng.ctx.now
+    cdef bint again = now - d.called < GRACE
+    if d.poller != NULL or d.manual or d.foreign:
+        return
+    if not again or (moved < ATTEND_BYTES and now - d.lease < ATTEND):
+        d.called = now if not again else d.called
+        return
+    d.called = now
+    if d.hk_state != HK_TIMED:
+        d.hk_state = HK_TIMED
+        sys_eventfd_signal(d.hk_fd)
+    poll_locked(d, now)
+    d.lease = now
+    d.lease_seq += 1
 
 
 cdef void adapt(driver *d, bint found) noexcept nogil:
@@ -480,16 +502,31 @@ cdef ns_t hk_watch(driver *d, ns_t now, uint32_t *seen, ns_t *seen_at, int *fres
     return d.lease + GRACE - now
 
 
-cdef void hk_sleep(driver *d, ns_t timeout) noexcept nogil:
+cdef void hk_nap(driver *d, ns_t timeout) noexcept nogil:
     cdef pollfd own
     cdef uint64_t count
     own.fd = d.hk_fd
     own.events = POLLIN
     own.revents = 0
-    driver_unlock(d)
     if sys_ppoll(&own, 1, timeout) > 0:
         sys_eventfd_take(d.hk_fd, &count)
-    driver_lock(d)
+
+
+cdef void hk_lock(driver *d) noexcept nogil:
+    """The housekeeper does not queue for the lock: each release would wake it in vain. Whoever holds the lock polls
+    in its place before letting go."""
+    while not driver_try_lock(d):
+        atomic_store32(&d.work_pending, 1)
+        if driver_try_lock(d):
+            return
+        d.hk_state = HK_TIMED
+        hk_nap(d, GRACE)
+
+
+cdef void hk_sleep(driver *d, ns_t timeout) noexcept nogil:
+    driver_unlock(d)
+    hk_nap(d, timeout)
+    hk_lock(d)
 
 
 cdef void hk_poll(driver *d) noexcept nogil:
