@@ -15,15 +15,16 @@ from ustack._core.base.types cimport ns_t
 from ustack._core.inet.ping cimport ping_meta, ping_recv, ping_send, ping_take_error
 from ustack._core.mem.mblk cimport freemsg, mblk, msgcopyin, msgcopyin_csum
 from ustack._core.py.driver cimport (
-    driver, driver_attend, driver_flush_unlock, driver_lock, driver_try_lock, driver_unlock, driver_wait, sock_note)
+    driver, driver_attend, driver_attended, driver_flush_unlock, driver_lock, driver_try_lock, driver_unlock, driver_wait, sock_note)
 from ustack._core.stack.engine cimport engine_poll
 from ustack._core.stack.sockets cimport SOCK_PING, SOCK_UDP, sock, sock_of_tcb
 from ustack._core.tcp.tcp cimport (
-    TCP_RECV_PEEK, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect, tcp_connect_result, tcp_recv,
+    TCP_RECV_PEEK, TCP_SEND_LATE, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect, tcp_connect_result, tcp_recv,
     tcp_send, tcp_send_hint, tcp_send_room, tcp_state)
 from ustack._core.udp.udp cimport udp_connect, udp_meta, udp_recv, udp_send, udp_take_error
 
 cdef enum:
+    LATE_WRITE = 32768          # the odd end of so large a write may wait a moment for the next one
     SEND_CHUNK = 65536          # bytes copied into one block before the path's super-segments are known
 
 
@@ -71,6 +72,7 @@ cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint 
     cdef size_t chunk
     cdef mblk *m
     cdef int64_t sent
+    cdef int hold
     cdef int r
     while done[0] < n:
         chunk = s.chunk if s.chunk else SEND_CHUNK
@@ -83,7 +85,13 @@ cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint 
             driver_unlock(d)
             freemsg(m)
             return r if r != 0 else -ENOBUFS
-        sent = tcp_send(s.tcp, m, TCP_SEND_MORE if more or done[0] + chunk < n else 0)
+        if more or done[0] + chunk < n:
+            hold = TCP_SEND_MORE
+        elif n >= LATE_WRITE and deadline != NO_WAIT and driver_attended(d):
+            hold = TCP_SEND_LATE
+        else:
+            hold = 0
+        sent = tcp_send(s.tcp, m, hold)
         s.chunk = tcp_send_hint(s.tcp, &s.csum_stride)
         if s.note_fd >= 0:
             sock_note(s)

@@ -37,6 +37,7 @@ cdef struct driver:
     waiter *plain               # waiters that wait on no socket, by next
     ns_t lease                  # when a poller last polled
     uint32_t lease_seq          # how often
+    bint attending              # by calls that do not wait: the housekeeper looks in every GRACE
     ns_t called                 # when a call that did not wait last looked after the links
     int32_t nparked
     sock *fired                 # watched sockets on which something happened since loop_take_fired
@@ -79,6 +80,8 @@ cdef void driver_unlock(driver *d) noexcept nogil
 # For calls that keep the stack busy without ever waiting, such as the sends of a bulk transfer: look after the links
 # if nobody else does and it is time. Without this the housekeeper would fight for the lock. Under the lock.
 cdef void driver_attend(driver *d, size_t moved) noexcept nogil
+# Whether the caller has looked after the links lately, so that nobody need be woken for what may wait a moment.
+cdef bint driver_attended(driver *d) noexcept nogil
 # The same after making output: egress first.
 cdef void driver_flush_unlock(driver *d) noexcept nogil
 

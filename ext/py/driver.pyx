@@ -28,6 +28,7 @@ from ustack._core.sys.io cimport sys_close, sys_read, sys_write
 from ustack._core.sys.pair cimport sys_socketpair
 from ustack._core.sys.poll cimport POLLIN, POLLOUT, pollfd, sys_ppoll
 from ustack._core.sys.thread cimport sys_thread_join, sys_thread_start
+from ustack._core.tcp.tcp cimport tcp_push_late
 
 cdef extern from "<time.h>" nogil:
     cdef struct timespec:
@@ -305,9 +306,14 @@ cdef void driver_attend(driver *d, size_t moved) noexcept nogil:
     if d.hk_state != HK_TIMED:
         d.hk_state = HK_TIMED
         sys_eventfd_signal(d.hk_fd)
+    d.attending = True
     poll_locked(d, now)
     d.lease = now
     d.lease_seq += 1
+
+
+cdef bint driver_attended(driver *d) noexcept nogil:
+    return d.poller == NULL and not d.foreign and d.hk_state == HK_TIMED and d.eng.ctx.now - d.called < GRACE
 
 
 cdef void adapt(driver *d, bint found) noexcept nogil:
@@ -423,6 +429,9 @@ cdef int wait_as(driver *d, sock *s, uint32_t events, check_fn check, void *arg,
         waiter_link(&w, s, events)
     else:
         waiter_link_to(&w, &d.plain)
+    # A sender that waits for room goes on where it was: what it holds back goes with what it sends then.
+    if d.eng.tcp.late != NULL and (s == NULL or s.tcp != d.eng.tcp.late or events != EV_OUT):
+        tcp_push_late(&d.eng.tcp)
     take_role(d, &w)
     r = wait_loop(d, &w, s, check, arg, deadline, main_thread)
     waiter_unlink(&w)
@@ -497,7 +506,7 @@ cdef ns_t hk_watch(driver *d, ns_t now, uint32_t *seen, ns_t *seen_at, int *fres
         return 0
     d.hk_state = HK_TIMED
     # A caller that comes back again and again need not be watched so closely, unless somebody is parked.
-    if fresh[0] > 8 and not d.nparked:
+    if fresh[0] > 8 and not d.nparked and not d.attending:
         return 8 * GRACE
     return d.lease + GRACE - now
 
@@ -532,6 +541,8 @@ cdef void hk_sleep(driver *d, ns_t timeout) noexcept nogil:
 cdef void hk_poll(driver *d) noexcept nogil:
     """Poll in the place of threads that are elsewhere, then sleep on the links."""
     cdef ns_t until
+    d.attending = False
+    tcp_push_late(&d.eng.tcp)
     poll_locked(d, d.eng.ctx.now)
     until = engine_deadline(&d.eng)
     if until <= d.eng.ctx.now:

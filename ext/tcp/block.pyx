@@ -142,6 +142,8 @@ cdef void tcb_bury(tcb *c) noexcept nogil:
     c.flags |= TF_DEAD
     tcb_shed(c)
     unlink_dirty(c)
+    if t.late == c:
+        t.late = NULL
     unlink_port(c)
     ready_forget(&t.ctx.ready, &c.rdy)
     c.rdy.owner = NULL

@@ -146,6 +146,7 @@ cdef void arrives_listen(tcb *c, arrival *s) noexcept nogil:
 cdef void inherit(tcb *child, const tcb *c) noexcept nogil:
     child.flags |= (c.flags & INHERITED) | TF_PASSIVE | TF_TS | TF_SACK | TF_WSCALE
     child.sndbuf = c.sndbuf
+    child.sndbuf_set = c.sndbuf_set
     child.rcvbuf = c.rcvbuf
     child.mss_user = c.mss_user
     child.linger = c.linger

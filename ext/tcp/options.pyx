@@ -114,6 +114,7 @@ cdef int set_buffer(tcb *c, int option, int64_t value) noexcept nogil:
         return -EINVAL
     if option == TCPO_SNDBUF:
         c.sndbuf = clamped(value, BUF_MIN, RCVBUF_MAX)
+        c.sndbuf_set = True
     else:
         c.rcvbuf = clamped(value, BUF_MIN, RCVBUF_MAX)
     return 0

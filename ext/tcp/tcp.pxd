@@ -55,6 +55,7 @@ cdef enum:
 cdef enum:
     TCP_SEND_MORE = 1           # MSG_MORE: more follows, hold a partial segment
     TCP_SEND_EOR = 2
+    TCP_SEND_LATE = 4           # hold a partial segment until tcp_push_late, which the caller sees to; not with NODELAY
     TCP_RECV_PEEK = 1
 
 cdef struct tcp:
@@ -67,6 +68,7 @@ cdef struct tcp:
     tcb *dirty_last
     tcb *all                    # every control block
     tcb *ports[256]             # every control block with a local port, by its low byte
+    tcb *late                   # holds back a partial segment (TCP_SEND_LATE)
     tcb *grave                  # to be freed in the next tcp_egress
     uint32_t count
     uint32_t timewait           # how many of them are in TIME-WAIT, and the bound
@@ -167,6 +169,8 @@ cdef int tcp_setopt(tcb *c, int option, int64_t value) noexcept nogil
 cdef int tcp_getopt(tcb *c, int option, int64_t *value) noexcept nogil
 cdef void tcp_get_info(tcb *c, tcp_info *info) noexcept nogil
 # Bytes of ours not yet acknowledged, FIN included: SO_LINGER waits for 0.
+# Let go of what TCP_SEND_LATE held back; it leaves with the next egress.
+cdef void tcp_push_late(tcp *t) noexcept nogil
 cdef uint32_t tcp_unacked(const tcb *c) noexcept nogil
 
 # --- the engine's verbs -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgbytes
 from ustack._core.tcp.ack cimport ack_soon
 from ustack._core.tcp.block cimport (
-    TF_CONNECTING, TF_DIRTY, TF_FIN_RCVD, TF_MORE, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD, TF_SHUT_WR, has,
+    TF_CONNECTING, TF_DIRTY, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD, TF_SHUT_WR, has,
     mark,
     snd_limit, tcb, tcb_bury, tcb_new, tcb_reap,
 )
@@ -163,6 +163,15 @@ cdef int64_t tcp_send_room(tcb *c) noexcept nogil:
     return c.sndbuf - queued
 
 
+cdef void tcp_push_late(tcp *t) noexcept nogil:
+    cdef tcb *c = t.late
+    if c == NULL:
+        return
+    t.late = NULL
+    c.flags &= ~TF_MORE
+    mark(c)
+
+
 cdef int64_t tcp_send(tcb *c, mblk *taken, int flags) noexcept nogil:
     cdef int err = send_error(c)
     cdef size_t n = msgbytes(taken)
@@ -172,6 +181,12 @@ cdef int64_t tcp_send(tcb *c, mblk *taken, int flags) noexcept nogil:
         freemsg(taken)
         return err
     sq_append(c, taken, <uint32_t>n)
+    if c.home.late == c:
+        c.home.late = NULL
+    if flags & TCP_SEND_LATE and not has(c, TF_NODELAY):
+        tcp_push_late(c.home)
+        c.home.late = c
+        flags |= TCP_SEND_MORE
     if flags & TCP_SEND_MORE:
         c.flags |= TF_MORE
     else:
