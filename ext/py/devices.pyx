@@ -25,7 +25,9 @@ from ustack._core.sys.tun cimport (
     TUN_F_TSO6, TUN_F_USO, sys_tun_attach, sys_tun_offload, sys_tun_open, sys_tun_query, sys_tun_vnet_len,
 )
 
-from ustack._core.py.links import MTU_MAX, MTU_MIN, check_range, parse_mac
+from ustack._core.py.links import MTU_MAX as _MTU_MAX
+from ustack._core.py.links import MTU_MIN as _MTU_MIN
+from ustack._core.py.links import check_range, parse_mac
 
 ARPHRD_ETHER = 1
 PRIVILEGE = (
@@ -70,7 +72,7 @@ cdef class Device(Link):
 
     cdef void refresh(self):
         cdef int mtu = sys_if_mtu(self.ctl, self.name_)
-        if self.dev != NULL and MTU_MIN <= mtu <= MTU_MAX:
+        if self.dev != NULL and _MTU_MIN <= mtu <= _MTU_MAX:
             self.dev.mtu = mtu
             if not self.dev.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO):
                 self.dev.gso_max = mtu
@@ -115,7 +117,7 @@ cdef class Tap(Device):
             raise ValueError("already made")
         encoded = device_name(name)
         if mtu is not None:
-            check_range("mtu", mtu, MTU_MIN, MTU_MAX)
+            check_range("mtu", mtu, _MTU_MIN, _MTU_MAX)
         mac = parse_mac(mac)
         strncpy(self.name_, encoded, IF_NAME - 1)
         if caps:
@@ -166,7 +168,7 @@ cdef class Tap(Device):
             if mtu is None:
                 mtu = sys_if_mtu(self.ctl, self.name_)
             else:
-                check_range("mtu", mtu, MTU_MIN, MTU_MAX)
+                check_range("mtu", mtu, _MTU_MIN, _MTU_MAX)
                 sys_close(self.ctl)
                 self.ctl = -1
             sys_nonblock(own)
@@ -183,7 +185,7 @@ cdef class Tap(Device):
         cdef unsigned int offload = 0
         cdef int e = 0
         o.layer = 3 if flags & IFF_TUN else 2
-        o.mtu = mtu if mtu >= MTU_MIN else 1500
+        o.mtu = mtu if mtu >= _MTU_MIN else 1500
         o.vnet_len = 0
         memcpy(o.mac, <const char *>mac, 6)
         if flags & IFF_VNET_HDR:
@@ -252,7 +254,7 @@ cdef class PacketRing(Device):
         memcpy(o.mac, <const char *>mac, 6)
         if e != ARPHRD_ETHER:
             raise ValueError(f"{name!r} is no Ethernet device: use a TAP, a veth or a card")
-        o.mtu = min(max(sys_if_mtu(self.ctl, self.name_), MTU_MIN), MTU_MAX)
+        o.mtu = min(max(sys_if_mtu(self.ctl, self.name_), _MTU_MIN), _MTU_MAX)
         e = packet_ring_create(&o, &made)
         if e < 0:
             refuse(e, f"cannot open a packet ring on {name!r}", RING_REMEDIES)

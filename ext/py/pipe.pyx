@@ -17,7 +17,9 @@ from ustack._core.link.pipe cimport (
 from ustack._core.mem.mblk cimport freemsg, mblk
 from ustack._core.py.links cimport Link, fail, offload_caps
 
-from ustack._core.py.links import MTU_MAX, MTU_MIN, check_range, parse_mac
+from ustack._core.py.links import MTU_MAX as _MTU_MAX
+from ustack._core.py.links import MTU_MIN as _MTU_MIN
+from ustack._core.py.links import check_range, parse_mac
 
 
 cdef class Pipe(Link):
@@ -33,12 +35,9 @@ cdef class Pipe(Link):
     ``layer`` 2 means Ethernet frames, 3 IP packets; ``queue`` bounds the packets that wait in each direction.
     """
 
-    cdef list leftover          # what was not drained when the pipe was closed
+    cdef list leftover          # what was not drained when the pipe was closed; None before
 
-    def __cinit__(self, *args, **kwargs):
-        self.leftover = []
-
-    def __init__(self, *, int layer=3, mtu=1500, int queue=1024, offloads=False, int max_sg=65535, mac=None):
+    def __init__(self, int layer=3, *, mtu=1500, int queue=1024, offloads=False, int max_sg=65535, mac=None):
         cdef pipe_options o
         cdef link *made
         if self.dev != NULL:
@@ -46,11 +45,11 @@ cdef class Pipe(Link):
         if layer not in (2, 3):
             raise ValueError("layer is 2 (Ethernet frames) or 3 (IP packets)")
         o.layer = layer
-        o.mtu = check_range("mtu", mtu, MTU_MIN, MTU_MAX)
+        o.mtu = check_range("mtu", mtu, _MTU_MIN, _MTU_MAX)
         o.queue = check_range("queue", queue, 1, 1 << 20)
         o.max_sg = check_range("max_sg", max_sg, 1, 65535)
         o.caps = offload_caps(offloads)
-        o.gso_max = MTU_MAX if o.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO) else o.mtu
+        o.gso_max = _MTU_MAX if o.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO) else o.mtu
         if max_sg > 1:
             o.caps |= CAP_GATHER
         one = parse_mac(mac)
@@ -63,8 +62,11 @@ cdef class Pipe(Link):
     def close(self):
         """Close the pipe. What the stack had sent can still be drained; what waited for it is dropped."""
         if self.dev != NULL and self.user is None:
-            self.leftover = self.drain()
-        Link.close(self)
+            sent = self.drain()
+            Link.close(self)
+            self.leftover = sent
+        else:
+            Link.close(self)        # nothing to do, or refused
 
     cdef int ready(self) except -1:
         if self.dev == NULL:
@@ -163,9 +165,10 @@ cdef class Pipe(Link):
         cdef list result
         cdef Py_ssize_t left = -1 if max is None else max
         cdef mblk *m
-        result, self.leftover = self.leftover[:max], [] if max is None else self.leftover[max:]
-        if self.dev == NULL:
+        if self.leftover is not None:
+            result, self.leftover = self.leftover[:max], [] if max is None else self.leftover[max:]
             return result
+        result = []
         while left != 0:
             m = pipe_take(self.dev)
             if m == NULL:

@@ -21,7 +21,9 @@ from ustack._core.py.links cimport Link
 from ustack._core.sys.io cimport sys_dup
 from ustack._core.wire.ether cimport ETHER_IP4, ETHER_IP6, ETHER_LEN, ether_header, ether_parse
 
-from ustack._core.py.links import MTU_MAX, MTU_MIN, check_range
+from ustack._core.py.links import MTU_MAX as _MTU_MAX
+from ustack._core.py.links import MTU_MIN as _MTU_MIN
+from ustack._core.py.links import check_range
 
 DIRECTION = {
     "loss": 0.0, "duplicate": 0.0, "reorder": 0.0, "corrupt": 0.0, "delay": 0.0, "jitter": 0.0, "rate": None,
@@ -128,7 +130,7 @@ cdef int lane_arguments(lane_options *o, dict given) except -1:
     o.jitter = nanoseconds("jitter", w["jitter"])
     o.reorder_delay = nanoseconds("reorder_delay", w["reorder_delay"])
     o.rate = 0 if w["rate"] is None else check_range("rate", round(w["rate"]), 1, 1 << 50)
-    o.mtu = 0 if w["mtu"] is None else check_range("mtu", w["mtu"], MTU_MIN, MTU_MAX)
+    o.mtu = 0 if w["mtu"] is None else check_range("mtu", w["mtu"], _MTU_MIN, _MTU_MAX)
     o.limit = check_range("limit", w["limit"], 1, 1 << 20)
     return 0
 

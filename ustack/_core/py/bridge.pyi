@@ -1,8 +1,11 @@
 from collections.abc import Mapping
 from typing import Self
 
+from typing_extensions import disjoint_base
+
 from ustack._core.py.links import Link
 
+@disjoint_base
 class Bridge:
     @property
     def a(self) -> Link: ...

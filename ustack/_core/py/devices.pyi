@@ -1,6 +1,8 @@
 from collections.abc import Iterable
 from typing import Self
 
+from typing_extensions import disjoint_base
+
 from ustack._core.py.links import Link
 
 ARPHRD_ETHER: int
@@ -10,6 +12,7 @@ RING_REMEDIES: dict[int, str]
 OPEN_REMEDIES: dict[int, str]
 ATTACH_REMEDIES: dict[int, str]
 
+@disjoint_base
 class Device(Link):
     @property
     def name(self) -> str: ...

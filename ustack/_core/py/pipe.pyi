@@ -1,14 +1,15 @@
 from collections.abc import Iterable
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from ustack._core.py.links import Link
 
+@disjoint_base
 class Pipe(Link):
     def __init__(
         self,
-        *,
         layer: int = 3,
+        *,
         mtu: int = 1500,
         queue: int = 1024,
         offloads: bool | Iterable[str] = False,

@@ -1,7 +1,10 @@
 from typing import Any, Self
 
+from typing_extensions import disjoint_base
+
 from ustack._core.py.links import Link
 
+@disjoint_base
 class Harness:
     def __init__(self, handle: Link, budget: int = 0) -> None: ...
     def close(self) -> int: ...

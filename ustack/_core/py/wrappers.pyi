@@ -2,10 +2,13 @@ import os
 from collections.abc import Mapping
 from typing import IO, Any
 
+from typing_extensions import disjoint_base
+
 from ustack._core.py.links import Link
 
 DIRECTION: dict[str, Any]
 
+@disjoint_base
 class Wrapper(Link):
     @property
     def inner(self) -> Link: ...
