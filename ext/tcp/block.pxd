@@ -160,6 +160,7 @@ cdef struct tcb:
     mblk *sq_cursor             # the block of snd_nxt, or before it; NULL: the head
     uint32_t sndbuf
     bint sndbuf_set             # by the user: does not follow the path
+    bint rcvbuf_set
     # receiver
     seq_t rcv_nxt
     seq_t rcv_adv               # right edge of the window promised: never moves left

@@ -148,6 +148,7 @@ cdef void inherit(tcb *child, const tcb *c) noexcept nogil:
     child.sndbuf = c.sndbuf
     child.sndbuf_set = c.sndbuf_set
     child.rcvbuf = c.rcvbuf
+    child.rcvbuf_set = c.rcvbuf_set
     child.mss_user = c.mss_user
     child.linger = c.linger
     child.linger2 = c.linger2

@@ -117,6 +117,7 @@ cdef int set_buffer(tcb *c, int option, int64_t value) noexcept nogil:
         c.sndbuf_set = True
     else:
         c.rcvbuf = clamped(value, BUF_MIN, RCVBUF_MAX)
+        c.rcvbuf_set = True
     return 0
 
 

@@ -17,11 +17,14 @@ cdef void rtt_init(tcb *c) noexcept nogil:
     c.rtt_start = 0
 
 
-cdef uint32_t room_for(const tcb *c, ns_t rtt) noexcept nogil:
-    """The send buffer that keeps a path of this round trip time busy at 40 Gbit/s, and a reader that is scheduled now
-    and then. More only queues, and pushes out of the caches what is about to be sent."""
-    cdef ns_t room = ROOM_LEAST + 5 * rtt if rtt < NS_SEC else ROOM_LEAST + 5 * NS_SEC
-    return <uint32_t>room if room < c.home.sndbuf else c.home.sndbuf
+cdef void fit_buffers(tcb *c) noexcept nogil:
+    """Buffers that keep a path of this round trip time busy at 40 Gbit/s, and a program that is scheduled now and
+    then. More only queues: in our caches, or in a device's ring, which loses what it cannot hold."""
+    cdef ns_t room = ROOM_LEAST + 5 * (c.min_rtt if c.min_rtt < NS_SEC else NS_SEC)
+    if not c.sndbuf_set:
+        c.sndbuf = <uint32_t>room if room < c.home.sndbuf else c.home.sndbuf
+    if not c.rcvbuf_set:
+        c.rcvbuf = <uint32_t>room if room < c.home.rcvbuf else c.home.rcvbuf
 
 
 cdef void rtt_sample(tcb *c, ns_t rtt) noexcept nogil:
@@ -31,8 +34,7 @@ cdef void rtt_sample(tcb *c, ns_t rtt) noexcept nogil:
         rtt = 1
     if rtt < c.min_rtt:
         c.min_rtt = rtt
-        if not c.sndbuf_set:
-            c.sndbuf = room_for(c, rtt)
+        fit_buffers(c)
     if c.srtt == 0:
         c.srtt = rtt
         c.rttvar = rtt >> 1
