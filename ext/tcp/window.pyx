@@ -37,8 +37,9 @@ cdef uint32_t window_offer(tcb *c, bint syn) noexcept nogil:
 
 
 cdef bint window_update_due(const tcb *c) noexcept nogil:
-    """Told when the window has become less than half the buffer and can grow by an MSS or half the buffer. Before
-    that the ACKs of arriving data tell it."""
+    """Told when the window has become less than half of what it can be, and can grow by an MSS or half the buffer.
+    Before that the ACKs of arriving data tell it."""
+    cdef uint32_t most = min(c.rcvbuf, <uint32_t>65535 << c.rcv_wscale)
     cdef uint32_t promised = rcv_window(c)
-    cdef uint32_t window = rcv_space(c)
-    return promised <= c.rcvbuf >> 1 and window >= promised + update_step(c) and window >= 2 * promised
+    cdef uint32_t window = min(rcv_space(c), most)
+    return promised <= most >> 1 and window >= promised + update_step(c) and window >= 2 * promised
