@@ -134,8 +134,8 @@ cdef void advance(tcb *c, seq_t ack, uint32_t acked) noexcept nogil:
 
 
 cdef void restart_timer(tcb *c) noexcept nogil:
-    """RFC 6298 5.2 and 5.3, and no back-off: the peer answers."""
-    c.backoff = 0
+    """RFC 6298 5.2 and 5.3. The back-off stays until a segment that was sent once is acknowledged."""
+    c.retries = 0
     c.probes = 0
     rtx_arm(c, RTX_DATA if flight(c) else RTX_NONE)
 

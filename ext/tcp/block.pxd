@@ -178,7 +178,8 @@ cdef struct tcb:
     uint8_t quick               # ACKs still to be sent at once
     # --- recovery
     uint8_t dupacks
-    uint8_t backoff             # of the rtx timer
+    uint8_t backoff             # doublings of the time-out, until a round trip is measured again
+    uint8_t retries             # time-outs since the last progress
     seq_t recover               # snd_nxt when the recovery began
     seq_t lost_edge             # what is unacknowledged below it is lost
     seq_t rtx_nxt               # lost data below it has been sent again

@@ -108,11 +108,6 @@ cdef bint give_way(tcb *c, tcb *old) noexcept nogil:
     return True
 
 
-cdef bint tuple_free(tcb *c) noexcept nogil:
-    cdef flow_entry *e = flow_find(&c.home.conns, &c.link.key)
-    return e == NULL or give_way(c, <tcb *>e.owner)
-
-
 cdef bint port_bound(const tcb *c, uint16_t port) noexcept nogil:
     """Whether somebody has bound the port or listens on it: an ephemeral connection stays away from it."""
     cdef tcb *o = c.home.ports[port & 0xFF]
@@ -123,15 +118,23 @@ cdef bint port_bound(const tcb *c, uint16_t port) noexcept nogil:
     return False
 
 
+cdef bint tuple_free(tcb *c, bint ephemeral) noexcept nogil:
+    """Whether nobody has the four-tuple; a connection that can be followed makes way."""
+    cdef flow_entry *e = flow_find(&c.home.conns, &c.link.key)
+    if e == NULL:
+        return not (ephemeral and port_bound(c, c.link.key.lport))
+    return give_way(c, <tcb *>e.owner)
+
+
 cdef int choose_port(tcb *c) noexcept nogil:
     """RFC 6056: a random walk; 0 or -EADDRNOTAVAIL."""
     cdef uint32_t start, i
     if c.link.key.lport:
-        return 0 if tuple_free(c) else -EADDRNOTAVAIL
+        return 0 if tuple_free(c, False) else -EADDRNOTAVAIL
     start = port_start(c.home, &c.link.key)
     for i in range(PORTS):
         c.link.key.lport = port_candidate(c.home, start, i)
-        if not port_bound(c, c.link.key.lport) and tuple_free(c):
+        if tuple_free(c, True):
             tcb_set_port(c, c.link.key.lport)
             return 0
     c.link.key.lport = 0
@@ -236,6 +239,7 @@ cdef void synchronize(tcb *c, seq_t iss) noexcept nogil:
     c.snd_wnd = 0
     c.snd_wnd_max = 0
     c.backoff = 0
+    c.retries = 0
     c.dupacks = 0
     c.reno_sacked = 0
     c.ca_state = CA_OPEN
@@ -293,7 +297,10 @@ cdef void established(tcb *c, const arrival *s) noexcept nogil:
     if c.rtt_start:
         rtt_sample(c, s.t.ctx.now - c.rtt_start)
         c.rtt_start = 0
+    elif c.retries:
+        c.rto = 3 * NS_SEC              # RFC 6298 5.7: the SYN was lost, or the path is slow
     c.backoff = 0
+    c.retries = 0
     rtx_arm(c, RTX_NONE)
     c.snd_una = c.iss + 1
     c.snd_wnd = <uint32_t>s.h.window << c.snd_wscale

@@ -239,7 +239,7 @@ cdef void info_fill(tcb *c, tcp_info *info) noexcept nogil:
     info.snd_wscale = c.snd_wscale
     info.rcv_wscale = c.rcv_wscale
     info.ca_state = c.ca_state
-    info.retransmits = c.backoff
+    info.retransmits = c.retries
     info_times(c, info)
     if c.state == TCPS_LISTEN:
         info.accept_queue = c.lq.accept_n

@@ -90,7 +90,7 @@ cdef void leave(tcb *c) noexcept nogil:
 
 
 cdef void recovery_timeout(tcb *c) noexcept nogil:
-    if c.backoff == 0:                  # RFC 5681 3.1: ssthresh is not lowered again for the same loss
+    if c.retries == 0:                  # RFC 5681 3.1: ssthresh is not lowered again for the same loss
         c.ssthresh = c.cc.ssthresh(c)
     reneged(c)
     c.ca_state = CA_LOSS

@@ -32,6 +32,7 @@ cdef void rtt_sample(tcb *c, ns_t rtt) noexcept nogil:
     cdef ns_t error
     if rtt < 1:
         rtt = 1
+    c.backoff = 0                       # RFC 6298 5.7's note, and Karn: only now
     if rtt < c.min_rtt:
         c.min_rtt = rtt
         fit_buffers(c)

@@ -71,6 +71,7 @@ cdef mblk *trim(tcb *c, arrival *s) noexcept nogil:
         edge = c.rcv_fin
     if seq_gt(s.h.seq + s.n, edge):
         s.h.flags &= ~TH_FIN
+        ack_soon(c)                     # it was told that there is no room
         cut = s.h.seq + s.n - edge
         if cut >= s.n:
             return NULL

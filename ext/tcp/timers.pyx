@@ -63,10 +63,11 @@ cdef void give_up(tcb *c) noexcept nogil:
 
 cdef void syn_timeout(tcb *c) noexcept nogil:
     cdef int most = SYN_RETRIES if c.state == TCPS_SYN_SENT else SYNACK_RETRIES
-    if c.backoff >= most or user_timeout_over(c, c.home.ctx.now):
+    if c.retries >= most or user_timeout_over(c, c.home.ctx.now):
         give_up(c)
         return
     c.backoff += 1
+    c.retries += 1
     c.total_retrans += 1
     c.rtt_start = 0                     # Karn: which SYN is acknowledged cannot be known
     count(&c.home.ctx.n, C_TCP_RETRANS)
@@ -79,13 +80,15 @@ cdef void data_timeout(tcb *c, ns_t now) noexcept nogil:
     if flight(c) == 0:
         return
     # A peer that shrank its window to nothing and still answers is slow, not gone.
-    if user_timeout_over(c, now) or (c.backoff >= most and not (c.snd_wnd == 0 and now - c.last_rcv < 120 * NS_SEC)):
+    if user_timeout_over(c, now) or (c.retries >= most and not (c.snd_wnd == 0 and now - c.last_rcv < 120 * NS_SEC)):
         give_up(c)
         return
     count(&c.home.ctx.n, C_TCP_RTO)
     recovery_timeout(c)
-    if c.backoff < 255:
+    if c.backoff < 20:
         c.backoff += 1
+    if c.retries < 255:
+        c.retries += 1
     rtx_arm(c, RTX_DATA)
     mark(c)
 
