@@ -26,6 +26,7 @@ from ustack._core.tcp.block cimport TF_DSACK, TF_SACK, TF_TS, has, tcb
 from ustack._core.tcp.close cimport conn_end, time_wait_restart
 from ustack._core.tcp.connect cimport connect_synack, connect_syn
 from ustack._core.tcp.listen cimport arrives_listen, resend_synack
+from ustack._core.tcp.rtt cimport TS_TICK_NS
 from ustack._core.tcp.segment cimport seg_ack, seg_reset_reply
 from ustack._core.tcp.tcp cimport (
     TCPS_CLOSE_WAIT, TCPS_SYN_RECEIVED, TCPS_SYN_SENT, TCPS_TIME_WAIT, tcp,
@@ -195,6 +196,14 @@ cdef bint fails_paws(tcb *c, arrival *s) noexcept nogil:
             and s.t.ctx.now - c.ts_recent_age < PAWS_IDLE_S * NS_SEC)
 
 
+cdef bint is_reordered_ack(const tcb *c, const arrival *s) noexcept nogil:
+    """A bare ACK that another one has overtaken by less than a time-out: it says nothing new, and to answer it as PAWS
+    asks would only make more ACKs (as Linux: tcp_disordered_ack)."""
+    return (s.n == 0 and (s.h.flags & (TH_SYN | TH_FIN | TH_ACK)) == TH_ACK and s.h.seq == c.rcv_nxt
+            and seq_leq(s.h.ack, c.snd_una)
+            and <int32_t>(c.ts_recent - s.o.tsval) <= <int32_t>(c.rto // TS_TICK_NS))
+
+
 cdef bint in_window(const tcb *c, const arrival *s) noexcept nogil:
     """RFC 9293's four cases. Beyond them, as Linux: a segment at the very edge is heard (its ACK counts), text at a
     closed window too, so that a peer that probes with a byte gets its ACKs through."""
@@ -221,7 +230,7 @@ cdef void note_duplicate(tcb *c, const arrival *s) noexcept nogil:
 
 cdef bint check_sequence(tcb *c, arrival *s) noexcept nogil:
     """First: acceptable segments go on, others are answered with an ACK unless they are resets."""
-    cdef bint old = fails_paws(c, s)
+    cdef bint old = fails_paws(c, s) and not is_reordered_ack(c, s)
     if old:
         count(&s.t.ctx.n, C_TCP_PAWS)
     elif in_window(c, s):

@@ -30,8 +30,9 @@ cdef mblk *rq_take(tcb *c, size_t n) noexcept nogil
 cdef mblk *chain_collapse(arena *a, ledger *book, mblk *taken) noexcept nogil
 # What a chain that is not in the receive queue is charged for.
 cdef uint32_t storage_of(const mblk *m) noexcept nogil
-# Pack the receive queue and the out-of-order queue where they hold far more storage than data.
-cdef void rq_collapse(tcb *c) noexcept nogil
+# Pack the receive queue and the out-of-order queue where they hold far more storage than data; `pressed`: where they
+# hold noticeably more.
+cdef void rq_collapse(tcb *c, bint pressed) noexcept nogil
 
 
 cdef inline uint32_t rcv_held(const tcb *c) noexcept nogil:

@@ -169,10 +169,16 @@ cdef mblk *chain_collapse(arena *a, ledger *book, mblk *taken) noexcept nogil:
     return dense
 
 
-cdef void rq_collapse(tcb *c) noexcept nogil:
+cdef bint is_sparse(uint32_t held, uint32_t data, bint pressed) noexcept nogil:
+    if pressed:
+        return held > data + (data >> 2) + 2 * DENSE_BLOCK
+    return held > 4 * data + SPARSE_FLOOR
+
+
+cdef void rq_collapse(tcb *c, bint pressed) noexcept nogil:
     cdef mblk *m
     cdef uint32_t n
-    if c.rq_held > 4 * c.rq_len + SPARSE_FLOOR:
+    if is_sparse(c.rq_held, c.rq_len, pressed):
         count(&c.home.ctx.n, C_TCP_COLLAPSED)
         m = chain_collapse(c.home.ctx.mem, &c.home.ctx.book, c.rq_head)
         c.rq_head = NULL
@@ -180,6 +186,6 @@ cdef void rq_collapse(tcb *c) noexcept nogil:
         n = c.rq_len
         c.rq_len = 0
         rq_append(c, m, n)
-    if c.ooo.held > 4 * c.ooo.total + SPARSE_FLOOR and c.ooo.held > 2 * DENSE_BLOCK * <uint32_t>c.ooo.n:
+    if is_sparse(c.ooo.held, c.ooo.total, pressed) and c.ooo.held > 2 * DENSE_BLOCK * <uint32_t>c.ooo.n:
         count(&c.home.ctx.n, C_TCP_COLLAPSED)
         ooo_collapse(&c.ooo, c.home.ctx.mem, &c.home.ctx.book)

@@ -103,7 +103,7 @@ cdef bint room_for(tcb *c, const mblk *m) noexcept nogil:
     the peer has to send again; data in order is refused last."""
     cdef uint32_t more = storage_of(m)
     cdef uint32_t limit = 2 * c.rcvbuf + HELD_SLACK
-    rq_collapse(c)
+    rq_collapse(c, rcv_held(c) + more > limit)
     while rcv_held(c) + more > limit and ooo_prune(&c.ooo):
         count(&c.home.ctx.n, C_TCP_OOO_LIMIT)
     return rcv_held(c) + more <= limit and c.rq_len < c.rcvbuf + HELD_SLACK
