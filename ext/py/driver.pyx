@@ -252,13 +252,14 @@ cdef int sleep_on_links(driver *d, int own, ns_t deadline) noexcept nogil:
         return 1
     driver_unlock(d)
     r = sys_ppoll(fds, n, NS_NEVER if deadline == NS_NEVER else deadline - clock_now())
-    if r > 0 and fds[0].revents:
-        sys_eventfd_take(own, &count)
     if own == d.hk_fd:
         hk_lock(d)
     else:
         driver_lock(d)
     d.sleeping -= 1
+    # Displaced pollers may sleep on the same kick, and it may be meant for one of them: it stays until all are up.
+    if r > 0 and fds[0].revents and (d.sleeping == 0 or own == d.hk_fd):
+        sys_eventfd_take(own, &count)
     atomic_store32(&d.kicked, 0)
     return r
 
