@@ -29,6 +29,8 @@ cdef inline int twice(int a) noexcept nogil:
 
 cdef int declared(thing *t,
                   int long_list) noexcept nogil
+cdef int continued(thing *t) \\
+    noexcept nogil
 '''
 
 

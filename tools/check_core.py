@@ -48,8 +48,9 @@ class Finding:
 
 
 def code_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines without comments, docstrings, and the bodies of verbatim C."""
+    """Numbered lines without comments, docstrings, and the bodies of verbatim C; continued lines in one."""
     blank = re.sub(r'("""|\'\'\').*?\1', lambda m: "''" + "\n" * m.group().count("\n"), text, flags=re.S)
+    blank = re.sub(r"\\\n([^\n]*)", r" \1\n", blank)
     for number, line in enumerate(blank.split("\n"), 1):
         yield number, re.sub(r"\s*#.*", "", line)
 
