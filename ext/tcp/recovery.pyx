@@ -113,9 +113,11 @@ cdef void grow_window(tcb *c, uint32_t acked) noexcept nogil:
 
 
 cdef void count_duplicate(tcb *c) noexcept nogil:
+    # No more duplicates can be honest than segments were in flight (RFC 5681 3.2 (4)).
+    cdef uint32_t most = c.recover - c.snd_una if c.ca_state == CA_RECOVERY else flight(c)
     if c.dupacks < 255:
         c.dupacks += 1
-    if not has(c, TF_SACK) and c.reno_sacked + c.snd_mss < flight(c):
+    if not has(c, TF_SACK) and c.reno_sacked + c.snd_mss < most:
         c.reno_sacked += c.snd_mss
 
 

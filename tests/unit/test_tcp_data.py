@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from tcp_script import MASK, PEER, S, US, Host, Peer, Segment, connected, established, options_bytes
+from tcp_script import MASK, PEER, US, Host, Peer, S, Segment, connected, established, options_bytes
 
 FULL = b"x" * 1460
 

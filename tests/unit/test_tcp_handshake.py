@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from itertools import pairwise
 
 import pytest
 from tcp_script import (
@@ -342,7 +343,7 @@ def test_ephemeral_ports_are_spread():
         ports.append(p.take().sport)
     assert len(set(ports)) == 200
     assert all(32768 <= port <= 60999 for port in ports)
-    steps = [abs(b - a) for a, b in zip(ports, ports[1:], strict=False)]
+    steps = [abs(b - a) for a, b in pairwise(ports)]
     assert sorted(steps)[100] > 1000
 
 
