@@ -2,6 +2,7 @@
 
 import os
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy
 
@@ -263,8 +264,8 @@ cdef class Harness:
 cdef dict describe(mblk *m):
     cdef bytes data
     cdef mblk *b = m
-    data = b"\0" * m.pkt_len
-    msgcopyout(NULL, LR_COPYB, m, 0, <char *>data, m.pkt_len)
+    data = PyBytes_FromStringAndSize(NULL, m.pkt_len)    # not b"\0" * n: for n == 1 that is everybody's
+    msgcopyout(NULL, LR_COPYB, m, 0, PyBytes_AS_STRING(data), m.pkt_len)
     sizes, addresses = [], []
     while b != NULL:
         sizes.append(mblk_len(b))
