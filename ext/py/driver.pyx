@@ -165,9 +165,15 @@ cdef bint sleeper_outdated(driver *d) noexcept nogil:
 
 
 cdef void kick(driver *d) noexcept nogil:
-    """Wake whoever sleeps on the links: the housekeeper if the role is its own, else the poller."""
-    if atomic_swap32(&d.kicked, 1) == 0:
-        sys_eventfd_signal(d.hk_fd if d.hk_state == HK_ON_FDS else d.kick_fd)
+    """Wake whoever sleeps on the links: the housekeeper if the role is its own, else the poller. A displaced poller may
+    be asleep there still, and be whom the kick is meant for."""
+    cdef bint by_housekeeper = d.hk_state == HK_ON_FDS
+    if atomic_swap32(&d.kicked, 1) != 0:
+        return
+    if by_housekeeper:
+        sys_eventfd_signal(d.hk_fd)
+    if not by_housekeeper or d.sleeping > 1:
+        sys_eventfd_signal(d.kick_fd)
 
 
 cdef void driver_unlock(driver *d) noexcept nogil:
