@@ -29,8 +29,8 @@ from ustack import Pipe, Stack, VirtualClock
 from ustack.socket import SO_ERROR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
 
 __all__ = [
-    "Cable", "Flow", "Host", "Network", "Packet", "Stuck", "Task", "accept", "connect", "readable", "recv",
-    "recv_exactly", "send_all", "sleep", "writable",
+    "Cable", "Flow", "Host", "Network", "Packet", "Stuck", "Task", "accept", "connect", "join",
+    "readable", "recv", "recv_exactly", "send_all", "sleep", "writable",
 ]
 
 T = TypeVar("T")
@@ -61,9 +61,10 @@ class Packet(NamedTuple):
 # --- what an application waits for --------------------------------------------------------------------------------
 
 class _Wait(NamedTuple):
-    sock: socket | None
-    events: int
-    span: float
+    sock: socket | None = None
+    events: int = 0
+    span: float = 0.0
+    tasks: tuple[Task, ...] = ()
 
 
 Steps = Generator[_Wait, None, T]
@@ -71,17 +72,22 @@ Steps = Generator[_Wait, None, T]
 
 def readable(sock: socket) -> Steps[None]:
     """Wait until the socket has data, a connection, the end of the stream, or an error."""
-    yield _Wait(sock, EV_IN, 0)
+    yield _Wait(sock, EV_IN)
 
 
 def writable(sock: socket) -> Steps[None]:
     """Wait until the socket has room, or its connect came to an end."""
-    yield _Wait(sock, EV_OUT, 0)
+    yield _Wait(sock, EV_OUT)
 
 
 def sleep(seconds: float) -> Steps[None]:
     """Wait for a span of virtual time."""
-    yield _Wait(None, 0, seconds)
+    yield _Wait(span=seconds)
+
+
+def join(*tasks: Task) -> Steps[None]:
+    """Wait until all of these are done."""
+    yield _Wait(tasks=tasks)
 
 
 def accept(listener: socket) -> Steps[socket]:
@@ -155,7 +161,7 @@ class Task:
         if wait is None:
             return True
         if wait.sock is None:
-            return now >= self._wake_ns
+            return now >= self._wake_ns and all(task.done for task in wait.tasks)
         try:
             return bool(wait.sock._events() & (wait.events | _TROUBLE))
         except OSError:
@@ -468,7 +474,7 @@ class Network:
         times = [due for host in self.hosts.values() if (due := host.stack.deadline_ns()) is not None]
         if self._flying:
             times.append(self._flying[0][0])
-        times += [task._wake_ns for task in self._running if task._wait is not None and task._wait.sock is None]
+        times += [task._wake_ns for task in self._running if task._wait is not None and task._wait.span]
         return max(min(times), self.now_ns) if times else None
 
     @property
