@@ -9,6 +9,7 @@ from ustack._core.base.types cimport ns_t
 from ustack._core.inet.inet cimport path_confirm
 from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
+    CA_LOSS,
     RTX_DATA, RTX_NONE, RTX_PERSIST, TF_NOSPACE, TF_PATH, TF_SACK, TF_SHUT_WR, TF_TS, flight, has, mark,
     snd_limit, tcb, tcb_post,
 )
@@ -113,12 +114,18 @@ cdef bint take_window(tcb *c, arrival *s) noexcept nogil:
 
 cdef void measure(tcb *c, const arrival *s) noexcept nogil:
     """RFC 6298 3 by the one segment that is timed, to the ns; else, and while segments are sent again, by the echo
-    of our timestamp (RFC 7323 4.1), to the ms."""
+    of our timestamp (RFC 7323 4.1), to the ms.
+
+    After a time-out the echo may be that of an earlier transmission whose ACK was lost: the peer does not take the
+    timestamp of a duplicate that lies outside its window (RFC 7323 5.3 R2). What passed since then is the time-out
+    itself, and taken for a round trip it would double the next one, again and again."""
     cdef int32_t ticks
     if c.rtt_start and seq_geq(s.h.ack, c.rtt_seq):
         rtt_sample(c, s.t.ctx.now - c.rtt_start)
         c.rtt_start = 0
     elif has(c, TF_TS) and s.o.has_ts and s.o.tsecr and c.rtt_start == 0:
+        if c.ca_state == CA_LOSS and <int32_t>(s.o.tsecr - c.rtx_ts) < 0:
+            return
         ticks = <int32_t>(ts_now(c) - s.o.tsecr)
         if 0 <= ticks < 10 * 60 * 1000:
             rtt_sample(c, <ns_t>ticks * TS_TICK_NS)

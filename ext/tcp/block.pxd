@@ -192,6 +192,7 @@ cdef struct tcb:
     ns_t min_rtt
     ns_t rtt_start              # when the timed segment left; 0: none is timed
     seq_t rtt_seq               # it is acknowledged by this
+    uint32_t rtx_ts             # the timestamp of the latest retransmission
     # --- timers
     uint8_t rtx_kind
     uint8_t life_kind

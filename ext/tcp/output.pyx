@@ -14,6 +14,7 @@ from ustack._core.tcp.block cimport (
 from ustack._core.tcp.newreno cimport initial_window
 from ustack._core.tcp.queue cimport sq_window
 from ustack._core.tcp.recovery cimport pipe
+from ustack._core.tcp.rtt cimport ts_now
 from ustack._core.tcp.sack cimport sack_hole
 from ustack._core.tcp.segment cimport seg_ack, seg_room, seg_send
 from ustack._core.tcp.tcp cimport (
@@ -164,6 +165,7 @@ cdef bint send_lost(tcb *c) noexcept nogil:
             flags |= TH_PSH
     c.rtx_nxt = hole.start + n
     c.rtt_start = 0                     # Karn
+    c.rtx_ts = ts_now(c)
     c.total_retrans += (n + c.snd_mss - 1) // c.snd_mss
     c.bytes_retrans += data
     count(&c.home.ctx.n, C_TCP_RETRANS)

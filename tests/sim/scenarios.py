@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from ustack import sim
 from ustack.socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET, socket
@@ -27,7 +28,7 @@ class Scenario:
     read: int
     sndbuf: int
     rcvbuf: int
-    link: dict[str, float]
+    link: dict[str, Any]
     mtu: int
     rate: float | None
     outage: float

@@ -16,262 +16,41 @@ are nanoseconds of the virtual clock, spans are seconds, rates are bits per seco
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import heapq
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
-from ustack import Pipe, Stack, VirtualClock
-from ustack.socket import SO_ERROR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
+from ustack import Stack, VirtualClock
+from ustack.sim.apps import (
+    SECOND,
+    Flow,
+    Steps,
+    Task,
+    accept,
+    connect,
+    join,
+    readable,
+    recv,
+    recv_exactly,
+    send_all,
+    sleep,
+    writable,
+)
+from ustack.sim.cable import Cable, Packet, Way
+from ustack.socket import SOCK_DGRAM, SOCK_STREAM
+from ustack.socket import socket as _socket
 
 __all__ = [
-    "Cable", "Flow", "Host", "Network", "Packet", "Stuck", "Task", "accept", "connect", "join",
-    "readable", "recv", "recv_exactly", "send_all", "sleep", "writable",
+    "Cable", "Flow", "Host", "Network", "Packet", "Steps", "Stuck", "Task", "accept", "connect", "join", "readable",
+    "recv", "recv_exactly", "send_all", "sleep", "writable",
 ]
-
-T = TypeVar("T")
-
-EV_IN = 1
-EV_OUT = 4
-_TROUBLE = 8 | 16
-_SECOND = 1_000_000_000
 
 
 class Stuck(AssertionError):
     """Nothing can happen any more, or the time is up, and what was waited for has not happened."""
-
-
-class Packet(NamedTuple):
-    """One packet that a host sent: when (ns), from and to which host, its bytes, and what became of it.
-
-    fate: "" for nothing special, or words out of lost, cut, full, duplicated, corrupted, late; joined by commas.
-    """
-
-    time_ns: int
-    source: str
-    sink: str
-    data: bytes
-    fate: str
-
-
-# --- what an application waits for --------------------------------------------------------------------------------
-
-class _Wait(NamedTuple):
-    sock: socket | None = None
-    events: int = 0
-    span: float = 0.0
-    tasks: tuple[Task, ...] = ()
-
-
-Steps = Generator[_Wait, None, T]
-
-
-def readable(sock: socket) -> Steps[None]:
-    """Wait until the socket has data, a connection, the end of the stream, or an error."""
-    yield _Wait(sock, EV_IN)
-
-
-def writable(sock: socket) -> Steps[None]:
-    """Wait until the socket has room, or its connect came to an end."""
-    yield _Wait(sock, EV_OUT)
-
-
-def sleep(seconds: float) -> Steps[None]:
-    """Wait for a span of virtual time."""
-    yield _Wait(span=seconds)
-
-
-def join(*tasks: Task) -> Steps[None]:
-    """Wait until all of these are done."""
-    yield _Wait(tasks=tasks)
-
-
-def accept(listener: socket) -> Steps[socket]:
-    """The next connection of a listening socket."""
-    while True:
-        try:
-            return listener.accept()[0]
-        except BlockingIOError:
-            yield from readable(listener)
-
-
-def connect(sock: socket, address: tuple[str, int]) -> Steps[None]:
-    """Connect. Raises what the connection failed with: ConnectionRefusedError, TimeoutError, OSError."""
-    error = sock.connect_ex(address)
-    if error == errno.EINPROGRESS:
-        yield from writable(sock)
-        error = sock.getsockopt(SOL_SOCKET, SO_ERROR)
-    if error:
-        raise OSError(error, f"cannot connect to {address}")
-
-
-def recv(sock: socket, size: int = 65536) -> Steps[bytes]:
-    """At least one byte, at most `size`; b"" at the end of the stream."""
-    while True:
-        try:
-            return sock.recv(size)
-        except BlockingIOError:
-            yield from readable(sock)
-
-
-def recv_exactly(sock: socket, size: int) -> Steps[bytes]:
-    """Exactly `size` bytes. Raises EOFError if the stream ends before."""
-    parts = []
-    while size:
-        part = yield from recv(sock, size)
-        if not part:
-            raise EOFError(f"the stream ended {size} bytes early")
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
-
-
-def send_all(sock: socket, data: bytes | bytearray | memoryview) -> Steps[None]:
-    """Send all of it."""
-    view = memoryview(data)
-    while view.nbytes:
-        try:
-            view = view[sock.send(view):]
-        except BlockingIOError:
-            yield from writable(sock)
-
-
-class Task:
-    """An application that runs in the network: ``done``, then ``result``, or the ``error`` that it raised."""
-
-    def __init__(self, steps: Steps[Any], name: str):
-        self.name = name
-        self.done = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self._steps = steps
-        self._wait: _Wait | None = None
-        self._wake_ns = 0
-
-    def __repr__(self) -> str:
-        state = "done" if self.done else f"waits for {self._wait}"
-        return f"<Task {self.name}: {state}>"
-
-    def _ready(self, now: int) -> bool:
-        wait = self._wait
-        if wait is None:
-            return True
-        if wait.sock is None:
-            return now >= self._wake_ns and all(task.done for task in wait.tasks)
-        try:
-            return bool(wait.sock._events() & (wait.events | _TROUBLE))
-        except OSError:
-            return True
-
-    def _step(self, now: int) -> None:
-        try:
-            self._wait = self._steps.send(None)
-            self._wake_ns = now + round(self._wait.span * _SECOND)
-        except StopIteration as end:
-            self.done, self.result = True, end.value
-        except BaseException as error:
-            self.done, self.error = True, error
-            raise
-
-
-# --- links --------------------------------------------------------------------------------------------------------
-
-class _Way:
-    """One direction of a cable: its dice, and what is on it."""
-
-    def __init__(self, cable: Cable, source: Host, sink: Host, dice: Random):
-        self.cable = cable
-        self.source = source
-        self.sink = sink
-        self.out = Pipe(layer=3, mtu=cable.mtu, queue=4096)
-        self.into: Pipe = self.out      # the pipe at the other end
-        self.dice = dice
-        self.free_ns = 0                # when the last bit of what was sent has left
-        self.last_ns = 0                # when the last packet that was not held back arrives
-
-
-class Cable:
-    """A point-to-point link for IP packets between two hosts; made by ``Network.link``, which explains the values.
-
-    Every attribute may be changed while the network runs. ``counts``: what became of the packets, by fate.
-    """
-
-    def __init__(
-        self, a: Host, b: Host, loss: float, duplicate: float, reorder: float, corrupt: float, delay: float,
-        jitter: float, rate: float | None, mtu: int, queue: int,
-    ):
-        self.a = a
-        self.b = b
-        self.loss = loss
-        self.duplicate = duplicate
-        self.reorder = reorder
-        self.corrupt = corrupt
-        self.delay = delay
-        self.jitter = jitter
-        self.rate = rate
-        self.mtu = mtu
-        self.queue = queue
-        self.up = True
-        self.counts: Counter[str] = Counter()
-        self.filter: Callable[[Host, bytes], bytes | None] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Cable {self.a.name}-{self.b.name}>"
-
-    def cut(self) -> None:
-        """From now on every packet is lost, in both directions; what is under way still arrives."""
-        self.up = False
-
-    def mend(self) -> None:
-        """Undo ``cut``."""
-        self.up = True
-
-    def _carry(self, way: _Way, now: int, data: bytes) -> tuple[str, list[tuple[int, bytes]]]:
-        """What becomes of a packet: its fate, and (when, bytes) of what arrives. The dice are rolled in any case, so
-        that changing one probability does not shift the others."""
-        lost, doubled, late, broken, where, slow = (way.dice.random() for _ in range(6))
-        if not self.up:
-            return "cut", []
-        if self.filter is not None:
-            changed = self.filter(way.source, data)
-            if changed is None:
-                return "lost", []
-            data = changed
-        leaves = now
-        if self.rate:
-            bits = len(data) * 8 * _SECOND
-            if way.free_ns - now > self.queue * bits / self.rate:
-                return "full", []
-            leaves = way.free_ns = max(now, way.free_ns) + round(bits / self.rate)
-        if lost < self.loss:
-            return "lost", []
-        fate = []
-        if broken < self.corrupt:
-            fate.append("corrupted")
-            data = _flip(data, int(where * len(data) * 8))
-        arrives = leaves + round((self.delay + slow * self.jitter) * _SECOND)
-        if late < self.reorder:
-            # Held back by up to three times what a packet needs, at least a millisecond.
-            fate.append("late")
-            arrives += round((0.001 + 3 * (self.delay + self.jitter)) * (late / self.reorder) * _SECOND)
-        else:
-            arrives = way.last_ns = max(arrives, way.last_ns)
-        if doubled < self.duplicate:
-            fate.append("duplicated")
-            again = arrives + round((0.001 + self.delay) * (doubled / self.duplicate) * _SECOND)
-            return ",".join(fate), [(arrives, data), (again, data)]
-        return ",".join(fate), [(arrives, data)]
-
-
-def _flip(data: bytes, bit: int) -> bytes:
-    """One bit changed: what every checksum finds."""
-    changed = bytearray(data)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
 
 
 class Host:
@@ -281,74 +60,25 @@ class Host:
         self.name = name
         self.address = address
         self.stack = stack
-        self._ways: list[_Way] = []
+        self._ways: list[Way] = []
 
     def __repr__(self) -> str:
         return f"<Host {self.name} {self.address}>"
 
-    def socket(self, kind: int = SOCK_STREAM) -> socket:
+    def socket(self, kind: int = SOCK_STREAM) -> _socket:
         """A new non-blocking socket."""
         return self.stack.socket(type=kind)
 
-    def listen(self, port: int = 0, backlog: int = 128) -> socket:
+    def listen(self, port: int = 0, backlog: int = 128) -> _socket:
         """A listening socket on this host's address."""
         return self.stack.create_server((self.address, port), backlog=backlog)
 
-    def datagrams(self, port: int = 0) -> socket:
+    def datagrams(self, port: int = 0) -> _socket:
         """A UDP socket bound to this host's address."""
         sock = self.stack.socket(type=SOCK_DGRAM)
         sock.bind((self.address, port))
         return sock
 
-
-# --- a transfer to look at ------------------------------------------------------------------------------------------
-
-class Flow:
-    """So many bytes, pumped one way through a connection, with a SHA-256 at both ends; made by ``Network.flow``.
-
-    sender, receiver: Tasks; ``sent`` and ``received`` in bytes; ``exact`` once all of it and the end of the stream
-    arrived, and nothing else.
-    """
-
-    def __init__(self, size: int, seed: object, chunk: int = 8192, read: int = 65536):
-        self.size = size
-        self.chunk = chunk
-        self.read = read
-        self.sent = 0
-        self.received = 0
-        self.sent_sha = hashlib.sha256()
-        self.received_sha = hashlib.sha256()
-        self.ended = False
-        self.sender: Task | None = None
-        self.receiver: Task | None = None
-        self._dice = Random(f"flow {seed}")
-
-    def __repr__(self) -> str:
-        return f"<Flow {self.sent} sent, {self.received} of {self.size} received{', ended' if self.ended else ''}>"
-
-    @property
-    def exact(self) -> bool:
-        """Whether the receiver saw the sender's bytes, all of them, and then the end."""
-        return self.ended and self.received == self.size and self.sent_sha.digest() == self.received_sha.digest()
-
-    def send(self, sock: socket) -> Steps[None]:
-        """Send all of it and shut that direction down (an application for ``Network.spawn``)."""
-        while self.sent < self.size:
-            part = self._dice.randbytes(min(self.chunk, self.size - self.sent))
-            self.sent_sha.update(part)
-            yield from send_all(sock, part)
-            self.sent += len(part)
-        sock.shutdown(1)
-
-    def receive(self, sock: socket) -> Steps[None]:
-        """Receive to the end of the stream (an application for ``Network.spawn``)."""
-        while part := (yield from recv(sock, self.read)):
-            self.received += len(part)
-            self.received_sha.update(part)
-        self.ended = True
-
-
-# --- the network ----------------------------------------------------------------------------------------------------
 
 class Network:
     """Hosts, the cables between them, one virtual clock.
@@ -358,7 +88,7 @@ class Network:
     Not for use by several threads.
     """
 
-    def __init__(self, seed: int | str = 0, *, trace: bool = True, start_ns: int = _SECOND):
+    def __init__(self, seed: int | str = 0, *, trace: bool = True, start_ns: int = SECOND):
         self.seed = seed
         self.now_ns = start_ns
         self.hosts: dict[str, Host] = {}
@@ -368,7 +98,7 @@ class Network:
         self.leaks: dict[str, int] = {}
         self._keep = trace
         self._sha = hashlib.sha256()
-        self._flying: list[tuple[int, int, _Way, bytes]] = []
+        self._flying: list[tuple[int, int, Way, bytes]] = []
         self._count = 0
         self._running: list[Task] = []
 
@@ -409,8 +139,8 @@ class Network:
         if a is b:
             raise ValueError("a link has two different ends: a host reaches itself without one")
         cable = Cable(a, b, loss, duplicate, reorder, corrupt, delay, jitter, rate, mtu, queue)
-        there = _Way(cable, a, b, Random(f"{self.seed}/{len(self.cables)}/{a.name}>{b.name}"))
-        back = _Way(cable, b, a, Random(f"{self.seed}/{len(self.cables)}/{b.name}>{a.name}"))
+        there = Way(cable, a, b, Random(f"{self.seed}/{len(self.cables)}/{a.name}>{b.name}"))
+        back = Way(cable, b, a, Random(f"{self.seed}/{len(self.cables)}/{b.name}>{a.name}"))
         there.into, back.into = back.out, there.out
         for way in (there, back):
             way.source.stack.add_interface(way.out, [f"{way.source.address}/32"])
@@ -492,7 +222,7 @@ class Network:
         after `limit` seconds of virtual time, and the condition does not hold.
         """
         reached = until if until is not None else lambda: not self._running
-        end = self.now_ns + round(limit * _SECOND)
+        end = self.now_ns + round(limit * SECOND)
         self._settle()
         while True:
             if until_ns is None and reached():
@@ -544,7 +274,7 @@ class Network:
                         if task.done:
                             self._running.remove(task)
 
-    def _send(self, way: _Way, time_ns: int, data: bytes) -> None:
+    def _send(self, way: Way, time_ns: int, data: bytes) -> None:
         fate, arrivals = way.cable._carry(way, time_ns, data)
         way.cable.counts[fate] += 1
         packet = Packet(time_ns, way.source.name, way.sink.name, data, fate)

@@ -1,0 +1,121 @@
+"""Point-to-point links of a simulated network, and what they do to packets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+
+from ustack import Pipe
+from ustack.sim.apps import SECOND
+
+if TYPE_CHECKING:
+    from ustack.sim import Host
+
+
+class Packet(NamedTuple):
+    """One packet that a host sent: when (ns), from and to which host, its bytes, and what became of it.
+
+    fate: "" for nothing special, or words out of lost, cut, full, duplicated, corrupted, late; joined by commas.
+    """
+
+    time_ns: int
+    source: str
+    sink: str
+    data: bytes
+    fate: str
+
+
+class Way:
+    """One direction of a cable: its dice, and what is on it."""
+
+    def __init__(self, cable: Cable, source: Host, sink: Host, dice: Random):
+        self.cable = cable
+        self.source = source
+        self.sink = sink
+        self.out = Pipe(layer=3, mtu=cable.mtu, queue=4096)
+        self.into: Pipe = self.out      # the pipe at the other end
+        self.dice = dice
+        self.free_ns = 0                # when the last bit of what was sent has left
+        self.last_ns = 0                # when the last packet that was not held back arrives
+
+
+class Cable:
+    """A point-to-point link for IP packets between two hosts; made by ``Network.link``, which explains the values.
+
+    Every attribute may be changed while the network runs. ``counts``: what became of the packets, by fate.
+    """
+
+    def __init__(
+        self, a: Host, b: Host, loss: float, duplicate: float, reorder: float, corrupt: float, delay: float,
+        jitter: float, rate: float | None, mtu: int, queue: int,
+    ):
+        self.a = a
+        self.b = b
+        self.loss = loss
+        self.duplicate = duplicate
+        self.reorder = reorder
+        self.corrupt = corrupt
+        self.delay = delay
+        self.jitter = jitter
+        self.rate = rate
+        self.mtu = mtu
+        self.queue = queue
+        self.up = True
+        self.counts: Counter[str] = Counter()
+        self.filter: Callable[[Host, bytes], bytes | None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Cable {self.a.name}-{self.b.name}>"
+
+    def cut(self) -> None:
+        """From now on every packet is lost, in both directions; what is under way still arrives."""
+        self.up = False
+
+    def mend(self) -> None:
+        """Undo ``cut``."""
+        self.up = True
+
+    def _carry(self, way: Way, now: int, data: bytes) -> tuple[str, list[tuple[int, bytes]]]:
+        """What becomes of a packet: its fate, and (when, bytes) of what arrives. The dice are rolled in any case, so
+        that changing one probability does not shift the others."""
+        lost, doubled, late, broken, where, slow = (way.dice.random() for _ in range(6))
+        if not self.up:
+            return "cut", []
+        if self.filter is not None:
+            changed = self.filter(way.source, data)
+            if changed is None:
+                return "lost", []
+            data = changed
+        leaves = now
+        if self.rate:
+            bits = len(data) * 8 * SECOND
+            if way.free_ns - now > self.queue * bits / self.rate:
+                return "full", []
+            leaves = way.free_ns = max(now, way.free_ns) + round(bits / self.rate)
+        if lost < self.loss:
+            return "lost", []
+        fate = []
+        if broken < self.corrupt:
+            fate.append("corrupted")
+            data = _flip(data, int(where * len(data) * 8))
+        arrives = leaves + round((self.delay + slow * self.jitter) * SECOND)
+        if late < self.reorder:
+            # Held back by up to three times what a packet needs, at least a millisecond.
+            fate.append("late")
+            arrives += round((0.001 + 3 * (self.delay + self.jitter)) * (late / self.reorder) * SECOND)
+        else:
+            arrives = way.last_ns = max(arrives, way.last_ns)
+        if doubled < self.duplicate:
+            fate.append("duplicated")
+            again = arrives + round((0.001 + self.delay) * (doubled / self.duplicate) * SECOND)
+            return ",".join(fate), [(arrives, data), (again, data)]
+        return ",".join(fate), [(arrives, data)]
+
+
+def _flip(data: bytes, bit: int) -> bytes:
+    """One bit changed: what every checksum finds."""
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
