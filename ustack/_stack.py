@@ -64,6 +64,6 @@ class Stack(_Stack):
             began = monotonic_ns()
             s.sendto(request, (host, 0))
             while True:
-                answer, (source, _) = s.recvfrom(65535)
-                if source == host and answer[6:] == request[6:]:
+                answer, source = s.recvfrom(65535)
+                if source is not None and source[0] == host and answer[6:] == request[6:]:
                     return (monotonic_ns() - began) / 1e9

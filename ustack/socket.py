@@ -157,7 +157,7 @@ class socket(_Socket):
     def accept(self) -> tuple[socket, tuple[str, int]]:
         """Wait for a connection: (socket, (host, port) of its other end)."""
         made, address = super().accept()
-        made.__init__()
+        socket.__init__(made)
         if _default_timeout is None and self.gettimeout() and not self.stack.virtual:
             made.setblocking(True)
         return made, address

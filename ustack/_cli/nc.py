@@ -78,7 +78,8 @@ def _datagrams(net: Net, host: str, port: int, args: argparse.Namespace) -> None
         if args.listen:
             s.bind((net.address.partition("/")[0], port))
             data, peer = s.recvfrom(65535)
-            s.connect(peer)
+            if peer is not None:
+                s.connect(peer)
             _write(data)
         else:
             s.connect((host, port))

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
                     time.sleep(args.interval)
                 sent += 1
                 try:
-                    rtt = net.stack.ping(args.host, size=args.size, timeout=args.timeout)
+                    rtt = net.stack.ping(args.host, size=args.size, timeout=args.timeout, sequence=sent & 0xFFFF)
                 except TimeoutError:
                     _say(args, f"no answer from {args.host}: seq={sent}")
                 except OSError as e:

@@ -17,7 +17,7 @@ echo, discard and chargen (RFC 862, 863, 864) answer on TCP and UDP. http serves
 
 example (as root; the kernel is the peer):
   ustack serve http --link tap:us0 --address 10.9.0.2/24 &
-  ip address add 10.9.0.1/24 dev us0 && ip link set us0 up
+  ip address add 10.9.0.1/24 dev us0
   curl http://10.9.0.2/
 """
 

@@ -110,7 +110,7 @@ class _HTTPServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     block_on_close = False
 
     def __init__(self, address: tuple[str, int], handler: Callable[..., Any]) -> None:
-        socketserver.BaseServer.__init__(self, address, handler)  # type: ignore[arg-type]
+        socketserver.BaseServer.__init__(self, address, handler)
         self.server_name, self.server_port = address
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
+import socket as std
 import struct
 import time
 
@@ -21,7 +21,7 @@ def checksum(data: bytes) -> int:
         total += data[-1] << 8
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return int(~total & 0xFFFF)
 
 
 class Kernel:
@@ -35,17 +35,17 @@ class Kernel:
         return self._namespace.entered() if self._namespace else contextlib.nullcontext()
 
     def socket(
-        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, proto: int = 0
-    ) -> socket.socket:
+        self, family: int = std.AF_INET, kind: int = std.SOCK_STREAM, proto: int = 0
+    ) -> std.socket:
         """As :meth:`ustack.Stack.socket`."""
         with self._here():
-            s = socket.socket(family, kind, proto)
-        if kind == socket.SOCK_STREAM:
+            s = std.socket(family, kind, proto)
+        if kind == std.SOCK_STREAM:
             with contextlib.suppress(OSError):
                 set_congestion(s, CONGESTION)
         return s
 
-    def create_connection(self, address: tuple[str, int], timeout: float | None = None) -> socket.socket:
+    def create_connection(self, address: tuple[str, int], timeout: float | None = None) -> std.socket:
         """As :meth:`ustack.Stack.create_connection`."""
         s = self.socket()
         try:
@@ -56,11 +56,11 @@ class Kernel:
             raise
         return s
 
-    def create_server(self, address: tuple[str, int]) -> socket.socket:
+    def create_server(self, address: tuple[str, int]) -> std.socket:
         """As :meth:`ustack.Stack.create_server`. Accepted sockets inherit the congestion control."""
         s = self.socket()
         try:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.setsockopt(std.SOL_SOCKET, std.SO_REUSEADDR, 1)
             s.bind(address)
             s.listen(128)
         except BaseException:
@@ -74,7 +74,7 @@ class Kernel:
         payload = bytes(size)
         head = struct.pack("!BBHHH", 8, 0, 0, os.getpid() & 0xFFFF, self._sequence & 0xFFFF)
         head = head[:2] + struct.pack("!H", checksum(head + payload)) + head[4:]
-        with self.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as s:
+        with self.socket(std.AF_INET, std.SOCK_RAW, std.IPPROTO_ICMP) as s:
             begin = time.perf_counter()
             s.sendto(head + payload, (host, 0))
             while (left := begin + timeout - time.perf_counter()) > 0:

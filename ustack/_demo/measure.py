@@ -48,7 +48,8 @@ class Result:
     down: float = 0.0
     sha256: str = ""
     ledger: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
-    payload: int = 0  # bytes that our side sent and received in all, for the ledger
+    sent: int = 0  # payload bytes that our side sent in bulk, for the ledger
+    received: int = 0  # and received, HTTP included
 
 
 def percentile(values: list[float], p: float) -> float:
@@ -161,7 +162,7 @@ def measure(us: Endpoint, host: str, file: Path, seconds: float, rounds: int, pr
     times = round_trips(us, host, rounds, progress)
     result.rtt_p50, result.rtt_p99 = percentile(times, 50), percentile(times, 99)
     result.sha256 = download(us, host, file, progress)
-    result.up, sent = upload(us, host, seconds, progress)
+    result.up, result.sent = upload(us, host, seconds, progress)
     result.down, received = fetch(us, host, seconds, progress)
-    result.payload = sent + received + file.stat().st_size
+    result.received = received + file.stat().st_size
     return result

@@ -58,7 +58,7 @@ def peer(namespace: testbed.Namespace, wire: str, folder: Path) -> Iterator[Peer
         sys.executable, "-P", "-m", "ustack._demo.peer", wire, PEER_ADDRESS, str(folder),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONSAFEPATH": "1"},
     )  # fmt: skip
-    if process.stdout.readline() != b"ready\n":
+    if process.stdout is None or process.stdout.readline() != b"ready\n":
         raise PeerFailed(f"the peer on {wire} did not start")
     yield PeerProcess(process)
 

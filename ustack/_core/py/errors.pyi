@@ -1,1 +1,3 @@
-"""Internal: no public names."""
+"""The one edge at which -errno becomes an exception."""
+
+def describe(code: int) -> str: ...

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import Any, Self
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from ustack._core.py.stack import Stack
 
+@disjoint_base
 class Socket:
     """The core of ``ustack.socket.socket``."""
 

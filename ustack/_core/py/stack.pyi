@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, Self, final
 
+from typing_extensions import disjoint_base
+
 from ustack._core.py.links import Link
 
 class VirtualClock:
@@ -24,6 +26,7 @@ class Interface:
     @property
     def up(self) -> bool: ...
 
+@disjoint_base
 class Stack:
     """The core of ``ustack.Stack``: everything but sockets."""
 
