@@ -14,7 +14,8 @@ from ustack._cli.common import Failure, Net, add_stack_arguments, host_address, 
 
 HELP = "connect or listen, like netcat"
 EPILOG = """\
-The end of standard input ends our direction; the command ends when the peer has ended its own.
+The end of standard input ends our direction; the command ends when the peer has ended its own. Datagrams have no
+end: without -w only Ctrl-C ends them.
 
   ustack nc 10.9.0.1 80             connect
   ustack nc -l 7000                 wait for one connection
@@ -27,7 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ustack nc``."""
     parser.add_argument("-l", "--listen", action="store_true", help="wait for a connection to PORT")
     parser.add_argument("-u", "--udp", action="store_true", help="datagrams instead of a stream")
-    parser.add_argument("-w", "--timeout", type=float, metavar="S", help="give up connecting after S seconds")
+    parser.add_argument(
+        "-w",
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="give up connecting after S seconds; with -u end after S seconds of silence",
+    )
     parser.add_argument("where", nargs="+", metavar="[HOST] PORT", help="the peer; with -l only the port")
     add_stack_arguments(parser)
 
@@ -53,6 +60,7 @@ def _stdin_to(send: Any, finish: Any, chunk: int) -> None:
     with contextlib.suppress(OSError):
         while data := os.read(0, chunk):
             send(data)
+    with contextlib.suppress(OSError):
         finish()
 
 
@@ -83,18 +91,15 @@ def _datagrams(net: Net, host: str, port: int, args: argparse.Namespace) -> None
             _write(data)
         else:
             s.connect((host, port))
-        finish = s.close if args.timeout is None else (lambda: s.settimeout(args.timeout))
-        threading.Thread(target=_stdin_to, args=(s.send, finish, 1400), daemon=True).start()
-        with contextlib.suppress(TimeoutError):
-            while True:
-                try:
-                    _write(s.recv(65535))
-                except TimeoutError:
-                    raise
-                except OSError:
-                    if s.fileno() < 0:
-                        break
-                    raise
+        ended = threading.Event()
+        s.settimeout(args.timeout)
+        threading.Thread(target=_stdin_to, args=(s.send, ended.set, 1400), daemon=True).start()
+        while True:
+            try:
+                _write(s.recv(65535))
+            except TimeoutError:
+                if ended.is_set():
+                    return
 
 
 def run(args: argparse.Namespace) -> int:
