@@ -9,7 +9,7 @@ from ustack._core.base.codes cimport (
     CAP_GATHER, CAP_TSO4, CAP_TSO6, CAP_USO, LINK_DOWN, LINK_GONE, LINK_UP,
 )
 from ustack._core.base.ledger cimport LR_DEVICE_RX, LR_DEVICE_TX, ledger_book
-from ustack._core.base.types cimport ns_t, unlikely
+from ustack._core.base.types cimport NS_MS, ns_t, unlikely
 from ustack._core.link.link cimport link, link_fits, link_init, link_ops
 from ustack._core.link.vnet cimport VNET_LEN, vnet_decode, vnet_encode, vnet_hdr
 from ustack._core.mem.arena cimport arena
@@ -43,6 +43,7 @@ cdef struct tap:
     dblk *head                  # what the next frame is read into
     dblk *big
     uint8_t pace                # BURST, LONE, AGAIN
+    ns_t down_since             # 0: not down, or not yet looked at
 
 cdef link_ops OPS
 
@@ -172,7 +173,18 @@ cdef int tap_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
         return failed(l, r)
     elif t.pace == AGAIN:
         t.pace = LONE
+    if l.state == LINK_DOWN:
+        try_again(t, now)
     return n
+
+
+cdef void try_again(tap *t, ns_t now) noexcept nogil:
+    """Reading tells nothing of whether the interface is up, only writing does: a moment later it may be tried."""
+    if t.down_since == 0:
+        t.down_since = now
+    elif now - t.down_since >= 100 * NS_MS:
+        t.down_since = 0
+        t.base.state = LINK_UP
 
 
 cdef ssize_t transmit(tap *t, mblk *m) noexcept nogil:

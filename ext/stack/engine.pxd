@@ -35,6 +35,7 @@ cdef struct iface:
     bint tx_blocked             # the link was busy: go on when its fds say POLLOUT, or at the next poll
     bint detached
     uint64_t seen_gone          # link.state as last reported
+    ns_t retry                  # when to look at a link that is down again
 
 cdef struct engine:
     context ctx

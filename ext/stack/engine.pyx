@@ -12,7 +12,7 @@ from ustack._core.base.counters cimport (
     C_LINK_TX_QUEUE_FULL, count, count_n)
 from ustack._core.base.addr cimport ip_from4, ipaddr
 from ustack._core.base.rng cimport rng_seed
-from ustack._core.base.types cimport ns_t
+from ustack._core.base.types cimport NS_MS, ns_t
 from ustack._core.base.wheel cimport wheel_deadline, wheel_init, wheel_run
 from ustack._core.inet.inet cimport (
     inet_add_addr, inet_add_if, inet_free, inet_init, inet_input, inet_remove_if)
@@ -24,6 +24,8 @@ from ustack._core.mem.arena cimport arena, arena_create, arena_release, arena_ta
 from ustack._core.mem.mblk cimport dblk, dblk_unref, freelist, freemsg, mblk
 from ustack._core.tcp.tcp cimport tcp_egress, tcp_free, tcp_init
 from ustack._core.udp.udp cimport udp_free, udp_init
+
+cdef ns_t RETRY_DOWN = 100 * NS_MS
 
 cdef enum:
     LOOPBACK_MTU = 65535
@@ -312,11 +314,14 @@ cdef int link_ingress(engine *e, iface *i, int budget) noexcept nogil:
     cdef int l3 = ETHERNET_HEADER if i.ifp.layer == 2 else 0
     cdef int n = i.dev.ops.rx(i.dev, burst, want, e.ctx.now)
     cdef int k, left
-    if n <= 0:
-        if n < 0:
-            note_state(e, i, n)
+    if i.dev.state == LINK_DOWN:
+        i.retry = e.ctx.now + RETRY_DOWN
+    if n < 0:
+        note_state(e, i, n)
         return 0
     note_up(e, i)
+    if n == 0:
+        return 0
     count_n(&e.ctx.n, C_LINK_RX, n)
     for k in range(n):
         e.ctx.n.n[C_LINK_RX_BYTES] += burst[k].pkt_len
@@ -382,6 +387,9 @@ cdef ns_t engine_deadline(engine *e) noexcept nogil:
     i = e.ifs
     while i != NULL:
         if i.dev != NULL:
+            # A device that is down wakes nobody when it comes up again: look now and then.
+            if i.dev.state == LINK_DOWN and i.dev.ops.fds != NULL and i.retry < best:
+                best = i.retry
             if i.dev.ops.deadline != NULL:
                 t = i.dev.ops.deadline(i.dev)
                 if t < best:
