@@ -17,7 +17,7 @@ from ustack._core.mem.mblk cimport freemsg
 from ustack._core.tcp.ack cimport QUICK_ACKS, ack_soon
 from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
-    CA_OPEN, RTX_NONE, RTX_SYN, TF_BOUND, TF_CONNECTING, TF_FIN_KNOWN, TF_FIN_RCVD, TF_PATH, TF_REUSEADDR,
+    CA_OPEN, RTX_NONE, RTX_SYN, TF_BOUND, TF_CONNECTING, TF_FIN_KNOWN, TF_FIN_RCVD, TF_PASSIVE, TF_PATH, TF_REUSEADDR,
     TF_REUSEPORT, TF_SACK, TF_SHUT_RD, TF_SHUT_WR, TF_TS, TF_WSCALE, has, mark, tcb, tcb_enlist, tcb_post,
     tcb_set_port,
 )
@@ -263,7 +263,8 @@ cdef void negotiate(tcb *c, const arrival *s) noexcept nogil:
         c.flags &= ~TF_SACK
     if has(c, TF_WSCALE) and s.o.wscale >= 0:
         c.snd_wscale = <uint8_t>s.o.wscale
-        c.rcv_wscale = <uint8_t>window_scale(c.rcvbuf)
+        if has(c, TF_PASSIVE):          # else our SYN has said it, and the buffer may have changed since
+            c.rcv_wscale = <uint8_t>window_scale(c.rcvbuf)
     else:
         c.flags &= ~TF_WSCALE
         c.snd_wscale = 0

@@ -2,7 +2,7 @@
 
 from libc.errno cimport EADDRINUSE, EINVAL, ENOMEM
 from libc.stdint cimport uint32_t
-from libc.stdlib cimport calloc
+from libc.stdlib cimport calloc, free
 
 from ustack._core.base.codes cimport EV_IN
 from ustack._core.base.counters cimport (
@@ -45,8 +45,13 @@ cdef int listen_start(tcb *c, int backlog) noexcept nogil:
     if c.lq == NULL:
         return -ENOMEM
     c.lq.backlog = clamp(backlog)
+    err = tcb_enlist(c, True)
+    if err < 0:
+        free(c.lq)
+        c.lq = NULL
+        return err
     c.state = TCPS_LISTEN
-    return tcb_enlist(c, True)
+    return 0
 
 
 cdef uint32_t clamp(int backlog) noexcept nogil:

@@ -15,9 +15,8 @@ from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgbytes
 from ustack._core.tcp.ack cimport ack_soon
 from ustack._core.tcp.block cimport (
-    TF_CONNECTING, TF_DIRTY, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD, TF_SHUT_WR, has,
-    mark,
-    snd_limit, tcb, tcb_bury, tcb_new, tcb_reap,
+    TF_CONNECTING, TF_DIRTY, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD, TF_SHUT_WR,
+    has, mark, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap,
 )
 from ustack._core.tcp.close cimport conn_abort, user_close, user_shutdown
 from ustack._core.tcp.connect cimport bind_to, connect_to

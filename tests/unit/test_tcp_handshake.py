@@ -318,6 +318,15 @@ def test_window_in_a_syn_is_never_scaled():
     assert q.conn.info()["snd_wnd"] == 1000
 
 
+def test_scale_is_the_one_that_our_syn_offered():
+    p = syn_sent()
+    p.conn.set("rcvbuf", 60000)
+    p.send("SA", 0, 1, options=options_bytes(1460, 0))
+    s = p.recv("A", ack=1)
+    assert p.conn.info()["rcv_wscale"] == 7
+    assert s.window << 7 <= 65535 + 127
+
+
 # --- numbers that must not be guessed -----------------------------------------------------------------------------
 def test_isn_moves_with_time_and_differs_per_flow():
     host = Host(US)
