@@ -38,6 +38,7 @@ cdef struct driver:
     ns_t lease                  # when a poller last polled
     uint32_t lease_seq          # how often
     bint attending              # by calls that do not wait: the housekeeper looks in every GRACE
+    size_t moved                # bytes since then, by such calls
     ns_t called                 # when a call that did not wait last looked after the links
     int32_t nparked
     sock *fired                 # watched sockets on which something happened since loop_take_fired

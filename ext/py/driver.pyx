@@ -50,7 +50,7 @@ cdef ns_t HELD = 20 * NS_MS     # a role held this long without polls lets the h
 cdef ns_t SIGNALS = 50 * NS_MS  # a busy poller on the main thread looks at signals this often
 cdef ns_t SPIN_MAX = 20 * NS_US
 cdef ns_t ATTEND = 50 * NS_US   # calls that do not wait look at the links this often, or after so many bytes:
-cdef size_t ATTEND_BYTES = 32768
+cdef size_t ATTEND_BYTES = 128 * 1024
 
 
 # --- time ---------------------------------------------------------------------------------------------------------
@@ -306,10 +306,12 @@ cdef void driver_attend(driver *d, size_t moved) noexcept nogil:
     cdef bint again = now - d.called < GRACE
     if d.poller != NULL or d.manual or d.foreign:
         return
-    if not again or (moved < ATTEND_BYTES and now - d.lease < ATTEND):
+    d.moved += moved
+    if not again or (d.moved < ATTEND_BYTES and now - d.lease < ATTEND):
         d.called = now if not again else d.called
         return
     d.called = now
+    d.moved = 0
     if d.hk_state != HK_TIMED:
         d.hk_state = HK_TIMED
         sys_eventfd_signal(d.hk_fd)

@@ -125,4 +125,4 @@ def headline(rows: Iterable[Row], name: str) -> Row | None:
     if not candidates:
         return None
     best = max if candidates[0].better == "higher" else min
-    return best(candidates, key=lambda r: r.ustack)
+    return best(candidates, key=lambda r: r.ratio)

@@ -44,7 +44,7 @@ class Baseline:
     def name(self) -> str:
         """As it is written into rows."""
         if self.wire == "kernel":
-            return f"kernel TCP over veth, {self.congestion}"
+            return f"kernel TCP over veth, {self.congestion}" if self.congestion else "kernel UDP over veth"
         return f"ustack over {self.wire}, {self.congestion} at the kernel's end"
 
 
@@ -81,7 +81,8 @@ class Runner:
     def baseline(self, case: Case) -> Baseline:
         """The better of cubic and bbr, and for bulk of same and cross: tried once for each kind of work and wait."""
         if not case.kind.free_baseline:
-            return Baseline(case.baseline_wire, self.congestion[0], case.placement)
+            congestion = "" if case.kind.work.startswith("udp") else self.congestion[0]
+            return Baseline(case.baseline_wire, congestion, case.placement)
         key = (case.kind.work, case.wait)
         if key not in self._best:
             bed = self.beds.get("kernel", case.wait == "spin")

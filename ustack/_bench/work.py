@@ -8,6 +8,7 @@ socket module would poll before every call): the parent process ends a worker th
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -253,13 +254,17 @@ def _send_calls(s: Any, p: dict[str, Any]) -> dict[str, float]:
 def _receive_blocks(s: Any, p: dict[str, Any]) -> dict[str, float]:
     without_delay(s)
     n, buffer = p["block"], bytearray(p["block"])
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, n)  # to be woken once, not by each byte
     got = 0
-    while r := s.recv_into(buffer):
+    while True:
+        select.select([s], [], [])
+        r = s.recv_into(buffer)
+        if not r:
+            return {}
         got += r
         if got == n:
             s.sendall(b"x")
             got = 0
-    return {}
 
 
 @dataclass(frozen=True)
