@@ -107,12 +107,12 @@ def test_choosing():
 
 
 def test_the_headline_is_the_python_row_that_blocks_with_the_better_placement():
-    same, cross = row(pairs=[(9.0, 9.0)]), row(placement="cross", pairs=[(10.0, 20.0)])
+    same, cross = row(pairs=[(10.0, 20.0)]), row(placement="cross", pairs=[(9.0, 9.0)])
     spin = row(wait="spin", pairs=[(90.0, 1.0)])
     in_c = row(api="c", pairs=[(99.0, 1.0)])
     other = row(name="tcp.y", pairs=[(99.0, 1.0)])
     assert headline([same, cross, spin, in_c, other], "tcp.x") is cross
-    slow, fast = row(better="lower", pairs=[(9.0, 1.0)]), row(better="lower", placement="cross", pairs=[(3.0, 1.0)])
+    slow, fast = row(better="lower", pairs=[(9.0, 1.0)]), row(better="lower", placement="cross", pairs=[(30.0, 10.0)])
     assert headline([slow, fast], "tcp.x") is fast
 
 

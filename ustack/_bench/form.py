@@ -1,7 +1,8 @@
 """Rows: their names, their form in JSON, and the statistics of paired rounds. Nothing here measures anything.
 
 A full name ends in wait, placement and api, as in ``tcp.rtt.tap.block.same.python``. A name given as a prefix means all
-rows below it. A bare name's own row, its headline, is the Python row in blocking mode with the better placement.
+rows below it. A bare name's own row, its headline, is the Python row in blocking mode with the better placement: the
+one with the better ratio, which disturbances of a shared machine touch least.
 """
 
 from __future__ import annotations
