@@ -25,7 +25,7 @@ from ustack._core.wire.udp cimport UDP_LEN, UDP_MAX, UDP_SUM, udp_emit
 
 cdef enum:
     TTL = 64
-    RCVBUF = 212992             # Linux's rmem_default
+    RCVBUF = 3 * 212992         # as many small datagrams as Linux's rmem_default: a block of ours holds three of its
     USO_SEGMENTS = 128          # Linux's UDP_MAX_SEGMENTS
 
 
