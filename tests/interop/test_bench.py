@@ -1,0 +1,60 @@
+"""``ustack bench`` from the command line to the rows it writes. What the figures are is nobody's business here."""
+
+import json
+
+import pytest
+
+from ustack.cli import main
+
+KEYS = {
+    "name", "api", "wait", "placement", "unit", "better", "ustack", "baseline", "baseline_name", "ratio", "rounds",
+    "pairs", "ledger", "notes",
+}  # fmt: skip
+
+
+def bench(tmp_path, *names):
+    file = tmp_path / "rows.json"
+    status = main(["bench", *names, "--quick", "--rounds", "1", "--json", str(file)])
+    return status, json.loads(file.read_text())
+
+
+def test_rows_without_a_wire(tmp_path, capsys):
+    status, result = bench(tmp_path, "checksum.fused_over_memcpy.block")
+    assert status == 0
+    assert result["machine"]["kernel"]
+    assert [set(r) for r in result["rows"]] == [KEYS]
+    assert result["rows"][0]["notes"]["bytes"] == 4096
+    assert "checksum.fused_over_memcpy.block.same.c" in capsys.readouterr().out
+
+
+def test_an_unknown_name_is_named(capsys):
+    assert main(["bench", "tcp.nonsense"]) == 2
+    assert "tcp.nonsense" in capsys.readouterr().err
+
+
+def test_the_list_has_every_row(capsys):
+    assert main(["bench", "--list"]) == 0
+    assert "* tcp.rtt.tap.block.same.python\n" in capsys.readouterr().out
+
+
+@pytest.mark.root
+@pytest.mark.tun
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("tcp.bulk.tap.to_linux.block.same", "tx.copy"),
+        ("tcp.rtt.tap.accept.block.same", "tx.copy"),
+        ("udp.pps.one.from_linux.block.same", "rx.copy"),
+        ("connect.rate.block.same", "rx.copy"),
+    ],
+)
+def test_rows_on_wires(tmp_path, name, reason):
+    status, result = bench(tmp_path, name)
+    assert status == 0, result["not_run"]
+    (row,) = result["rows"]
+    assert set(row) == KEYS
+    assert row["notes"]["full_name"] == f"{name}.python"
+    assert row["rounds"] == len(row["pairs"]) == 1
+    assert row["ustack"] > 0
+    assert row["baseline"] > 0
+    assert row["ledger"][reason][0] > 0
