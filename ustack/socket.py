@@ -154,12 +154,17 @@ class socket(_Socket):
     def __exit__(self, *args: object) -> None:
         self.close()
 
+    @property
+    def _closed(self) -> bool:
+        return self._wants_close
+
     def accept(self) -> tuple[socket, tuple[str, int]]:
         """Wait for a connection: (socket, (host, port) of its other end)."""
         made, address = super().accept()
-        socket.__init__(made)
-        if _default_timeout is None and self.gettimeout() and not self.stack.virtual:
-            made.setblocking(True)
+        made._io_refs = 0
+        made._wants_close = False
+        if _default_timeout is not None and not self.stack.virtual:
+            made.settimeout(_default_timeout)
         return made, address
 
     def makefile(
@@ -232,7 +237,10 @@ def create_connection(
     address: tuple[str, int], timeout: float | object | None = ..., source_address: tuple[str, int] | None = None,
     *, all_errors: bool = False, stack: Stack | None = None,
 ) -> socket:
-    """Connect to (host, port) and return the socket. ``timeout`` in seconds holds for the connect and afterwards."""
+    """Connect to (host, port) and return the socket. ``timeout`` in seconds holds for the connect and afterwards.
+
+    all_errors: raise what went wrong inside an ExceptionGroup, as the standard function does.
+    """
     sock = socket(stack=stack)
     try:
         if timeout is not ...:
@@ -240,6 +248,11 @@ def create_connection(
         if source_address is not None:
             sock.bind(source_address)
         sock.connect(address)
+    except OSError as error:
+        sock.close()
+        if all_errors:
+            raise ExceptionGroup("create_connection failed", [error]) from None
+        raise
     except BaseException:
         sock.close()
         raise

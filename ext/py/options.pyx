@@ -183,10 +183,10 @@ cdef bytes pack_tcp_info(driver *d, sock *s):
         fail(-EBADF)
     mss = i.snd_mss or 536
     return struct.pack(
-        "=8B24I4Q6I",
+        "=8B24I4Q6I4Q",
         i.state, i.ca_state, i.retransmits, 0, i.retransmits, i.options, i.snd_wscale | i.rcv_wscale << 4, 0,
         i.rto // 1000, i.ato // 1000, i.snd_mss, i.rcv_mss,
-        i.accept_queue if i.state == TCPS_LISTEN else -(-i.unacked // mss),
+        i.accept_queue if i.state == TCPS_LISTEN else (i.unacked + mss - 1) // mss,
         i.accept_max if i.state == TCPS_LISTEN else i.sacked // mss,
         i.lost // mss, i.total_retrans & 0xFFFFFFFF, 0,
         0, 0, 0, 0,
@@ -194,4 +194,5 @@ cdef bytes pack_tcp_info(driver *d, sock *s):
         i.advmss, 3, 0, i.rcv_wnd, i.total_retrans & 0xFFFFFFFF,
         0, 0, i.bytes_acked, i.bytes_received,
         i.segs_out & 0xFFFFFFFF, i.segs_in & 0xFFFFFFFF, i.notsent, min(i.min_rtt // 1000, 0xFFFFFFFF), 0, 0,
+        0, 0, 0, 0,
     )

@@ -8,6 +8,7 @@ import struct
 import threading
 import warnings
 import weakref
+from operator import index
 
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -428,7 +429,9 @@ cdef class Socket:
         """sendto(data, address) or sendto(data, flags, address)."""
         if not 1 <= len(args) <= 2:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(args)} given)")
-        flags = args[0] if len(args) == 2 else 0
+        flags = index(args[0]) if len(args) == 2 else 0
+        if not isinstance(args[-1], tuple):
+            raise TypeError(f"sendto(): AF_INET address must be tuple, not {type(args[-1]).__name__}")
         self.enter()
         try:
             if self.s.kind == SOCK_TCP:
@@ -475,10 +478,12 @@ cdef class Socket:
         """Send several buffers as one; ancillary data: only (IPPROTO_UDP, UDP_SEGMENT, size as bytes)."""
         cdef size_t total = 0
         cdef int gso_size = 0
-        for level, kind, value in ancdata:
-            if (level, kind) != (17, 103):
+        for size in [_segment_size(item) for item in ancdata]:
+            if size < 0:
                 raise OSError(EINVAL, "sendmsg(): of ancillary data only UDP_SEGMENT is known here")
-            gso_size = int.from_bytes(value, "little") if not isinstance(value, int) else value
+            gso_size = size
+        if address is not None and not isinstance(address, tuple):
+            raise TypeError(f"sendmsg(): AF_INET address must be tuple, not {type(address).__name__}")
         views = [memoryview(b).cast("B") for b in buffers]
         if self.type == DGRAM:
             self.enter()
@@ -583,8 +588,12 @@ cdef class Socket:
         cdef size_t n
         if nbytes < 0:
             raise ValueError("negative buffersize in recv_into")
-        self.enter()
-        PyObject_GetBuffer(buffer, &b, PyBUF_CONTIG)
+        _writable(buffer, &b)
+        try:
+            self.enter()
+        except BaseException:
+            PyBuffer_Release(&b)
+            raise
         try:
             if nbytes > b.len:
                 raise ValueError("buffer too small for requested bytes")
@@ -704,8 +713,12 @@ cdef class Socket:
             raise ValueError("negative buffersize in recvfrom_into")
         if self.type == STREAM:
             return self.recv_into(buffer, nbytes, flags), None
-        self.enter()
-        PyObject_GetBuffer(buffer, &b, PyBUF_CONTIG)
+        _writable(buffer, &b)
+        try:
+            self.enter()
+        except BaseException:
+            PyBuffer_Release(&b)
+            raise
         try:
             self._need(SOCK_UDP, "recvfrom_into")
             if nbytes > b.len:
@@ -717,6 +730,7 @@ cdef class Socket:
 
     def recvmsg(self, ssize_t bufsize, ssize_t ancbufsize=0, int flags=0):
         """(data, [], msg_flags, address); MSG_TRUNC in msg_flags if a datagram was longer than bufsize."""
+        _check_sizes(bufsize, ancbufsize, "recvmsg")
         if self.type == STREAM:
             return self.recv(bufsize, flags), [], 0, None
         self.enter()
@@ -729,6 +743,9 @@ cdef class Socket:
     def recvmsg_into(self, buffers, ssize_t ancbufsize=0, int flags=0):
         """Scatter into several buffers: (number of bytes, [], msg_flags, address)."""
         views = [memoryview(b).cast("B") for b in buffers]
+        _check_sizes(0, ancbufsize, "recvmsg_into")
+        if any(view.readonly for view in views):
+            raise TypeError("recvmsg_into() argument 1 must be an iterable of single-segment read-write buffers")
         data, anc, msg_flags, address = self.recvmsg(sum(v.nbytes for v in views), ancbufsize, flags)
         at = 0
         for view in views:
@@ -890,6 +907,32 @@ cdef class Socket:
             driver_unlock(self.d)
         self.leave()
         return events
+
+
+cdef int _writable(object buffer, Py_buffer *b) except -1:
+    """Before anything is entered: what is raised here must leave nothing behind."""
+    try:
+        return PyObject_GetBuffer(buffer, b, PyBUF_CONTIG)
+    except BufferError:
+        raise TypeError(f"a read-write bytes-like object is needed, not {type(buffer).__name__}") from None
+
+
+def _segment_size(item) -> int:
+    """The size in an item of ancillary data for sendmsg: (IPPROTO_UDP, UDP_SEGMENT, bytes or int); -1 for others."""
+    try:
+        level, kind, value = item
+        known = (index(level), index(kind)) == (17, 103)
+        value = value if isinstance(value, int) else int.from_bytes(memoryview(value), "little")
+    except (TypeError, ValueError):
+        raise TypeError("[sendmsg() argument 2] must be (int, int, bytes-like object) tuples") from None
+    return value if known else -1
+
+
+def _check_sizes(ssize_t bufsize, ssize_t ancbufsize, call):
+    if bufsize < 0:
+        raise ValueError(f"negative buffer size in {call}()")
+    if ancbufsize < 0:
+        raise ValueError(f"invalid ancillary data buffer length in {call}()")
 
 
 def _echo_request(data, address):
