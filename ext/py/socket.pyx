@@ -217,7 +217,8 @@ cdef class Socket:
                 r = sock_bind_ping(self.s, port)
             driver_unlock(self.d)
         self.leave()
-        check(r, f"cannot bind to {address}")
+        if r != 0:
+            check(r, f"cannot bind to {address}")
 
     def listen(self, backlog=128):
         """Accept connections: at most `backlog` wait for accept()."""
@@ -288,7 +289,8 @@ cdef class Socket:
         r = self._connect(address)
         if r == -EAGAIN:
             raise TimeoutError("timed out")
-        check(r, f"cannot connect to {address}")
+        if r != 0:
+            check(r, f"cannot connect to {address}")
 
     def connect_ex(self, address) -> int:
         """As connect, but returns the errno (0: connected)."""
@@ -771,7 +773,8 @@ cdef class Socket:
             r = option_set(self.s, level, optname, number)
             driver_flush_unlock(self.d)
         self.leave()
-        check(r, f"option {level}, {optname}")
+        if r != 0:
+            check(r, f"option {level}, {optname}")
 
     def getsockopt(self, int level, int optname, int buflen=0):
         """An int, or bytes if buflen is given (TCP_INFO: Linux's struct tcp_info)."""
@@ -792,7 +795,8 @@ cdef class Socket:
                 driver_unlock(self.d)
         finally:
             self.leave()
-        check(r, f"option {level}, {optname}")
+        if r != 0:
+            check(r, f"option {level}, {optname}")
         if level == SOL_SOCKET and optname == SO_LINGER:
             packed = struct.pack("ii", value >= 0, max(value, 0))
             return packed[:buflen] if buflen else int(value >= 0)
