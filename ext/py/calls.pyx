@@ -15,12 +15,13 @@ from ustack._core.base.types cimport ns_t
 from ustack._core.inet.ping cimport ping_meta, ping_recv, ping_send, ping_take_error
 from ustack._core.mem.mblk cimport freemsg, mblk, msgcopyin, msgcopyin_csum
 from ustack._core.py.driver cimport (
-    driver, driver_attend, driver_attended, driver_flush_unlock, driver_lock, driver_try_lock, driver_unlock, driver_wait, sock_note)
+    driver, driver_attend, driver_attended, driver_flush_unlock, driver_lock, driver_try_lock, driver_unlock,
+    driver_wait, sock_note)
 from ustack._core.stack.engine cimport engine_poll
 from ustack._core.stack.sockets cimport SOCK_PING, SOCK_UDP, sock, sock_of_tcb
 from ustack._core.tcp.tcp cimport (
-    TCP_RECV_PEEK, TCP_SEND_LATE, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect, tcp_connect_result, tcp_recv,
-    tcp_send, tcp_send_hint, tcp_send_room, tcp_state)
+    TCP_RECV_PEEK, TCP_SEND_LATE, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect,
+    tcp_connect_result, tcp_recv, tcp_send, tcp_send_hint, tcp_send_room, tcp_state)
 from ustack._core.udp.udp cimport udp_connect, udp_meta, udp_recv, udp_send, udp_take_error
 
 cdef enum:
