@@ -84,6 +84,8 @@ prepare() {     # prepare GROUP...: leaves $venv with the dependency groups and 
     provide must $(missing_to_build)
     [ -z "$(missing_to_build)" ] || die "still missing after the installation: $(missing_to_build | tr '\n' ' ')"
     check_python
+    PYTHON=$(command -v "$python"); python=$PYTHON
+    export PYTHON       # a script that this one starts, with the venv on its PATH, takes the same interpreter
     mkdir -p "$cache"
     exec 9>"$cache/lock"
     flock -n 9 || { say "waiting for another run of these scripts"; flock 9; }
