@@ -58,6 +58,8 @@ class Stack(_Stack):
         """
         if not 0 <= size <= 65507:
             raise ValueError("size is the payload of an echo request, 0 to 65507 bytes")
+        if not 0 <= sequence <= 65535:
+            raise ValueError("sequence is a number of 16 bits, 0 to 65535")
         request = struct.pack("!BBHHH", 8, 0, 0, 0, sequence) + bytes(k & 0xFF for k in range(size))
         with self.socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP) as s:
             s.settimeout(timeout)

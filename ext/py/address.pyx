@@ -53,10 +53,13 @@ cdef object format_endpoint(const ipaddr *a, uint16_t port):
 
 
 cdef int parse_network(object text, ipaddr *host, int *bits) except -1:
+    # IPv4Interface would also take 5 and b"....", which nobody means.
+    if not isinstance(text, (str, ipaddress.IPv4Interface, ipaddress.IPv4Network)):
+        raise TypeError(f"an address with its prefix is a str such as '10.9.0.2/24', not {text!r}")
     try:
-        face = ipaddress.IPv4Interface(text)
+        face = ipaddress.IPv4Interface(str(text))
     except ValueError as e:
-        raise ValueError(f"an interface address looks like '10.9.0.2/24' ({e})") from None
+        raise ValueError(f"an address with its prefix looks like '10.9.0.2/24' ({e})") from None
     host[0] = ip_from4(<uint32_t>int(face.ip))
     bits[0] = 96 + face.network.prefixlen
     return 0

@@ -223,6 +223,8 @@ def pair(*, int layer=3, mtu=MTU_MAX, offloads=True, int max_sg=MTU_MAX, int que
     if max_sg > 1:
         o.caps |= CAP_GATHER
     o.gso_max = MTU_MAX if o.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO) else o.mtu
+    if isinstance(macs, (str, bytes)) or len(macs) != 2:
+        raise ValueError("macs are two addresses, one for each end")
     for i in range(2):
         one = parse_mac(macs[i])
         memcpy(o.mac[i], PyBytes_AS_STRING(one), 6)

@@ -7,8 +7,9 @@ import atexit
 import os
 import warnings
 import weakref
+from collections.abc import Iterable
 
-from libc.errno cimport EINVAL
+from libc.errno cimport EINVAL, ESRCH
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
@@ -71,6 +72,9 @@ class VirtualClock:
 cdef class Interface:
     """An attached link with its addresses; made by ``Stack.add_interface``."""
 
+    def __init__(self):
+        raise TypeError("an Interface is made by Stack.add_interface()")
+
     def __repr__(self):
         return f"<ustack.Interface {self.link!r} {' '.join(self.addresses)}>"
 
@@ -102,11 +106,20 @@ cdef class Stack:
         cdef ns_t start = 0
         cdef int64_t budget = 0
         if manual:
+            if not isinstance(clock, VirtualClock):
+                raise TypeError(f"clock is a ustack.VirtualClock or None, not {clock!r}")
             start = clock.start_ns
         if memory is not None:
-            if memory < 1 << 20:
+            if not isinstance(memory, int):
+                raise TypeError(f"memory is a budget in bytes, an int, not {memory!r}")
+            if not 1 << 20 <= memory < 1 << 63:
                 raise ValueError("memory is a budget in bytes, at least 1 MiB")
             budget = memory
+        if busy_poll is not None:
+            if not isinstance(busy_poll, (int, float)):
+                raise TypeError(f"busy_poll is a number of seconds, not {busy_poll!r}")
+            if not 0 <= busy_poll < 1e9:
+                raise ValueError("busy_poll is a number of seconds, 0 or more")
         raw = os.urandom(32) if seed is None else _seed_bytes(seed)
         for k in range(4):
             words[k] = int.from_bytes(raw[8 * k:8 * k + 8], "little")
@@ -116,8 +129,6 @@ cdef class Stack:
             raise MemoryError("no memory for a stack")
         check(driver_init(self.d, manual, start, budget, words, 4), "cannot make a stack")
         if busy_poll is not None:
-            if busy_poll < 0:
-                raise ValueError("busy_poll is a number of seconds, 0 or more")
             self.d.busy_poll = <ns_t>(busy_poll * 1e9)
             self.d.adaptive = False
         check(driver_start_housekeeper(self.d), "cannot start the housekeeper thread")
@@ -157,7 +168,9 @@ cdef class Stack:
     def add_interface(self, link not None, addresses=(), gateway=None):
         """Attach a link. addresses: texts such as "10.9.0.2/24"; gateway: next hop of the default route.
 
-        Returns the Interface. Raises ValueError for addresses that cannot be used, OSError otherwise.
+        Returns the Interface. Raises TypeError or ValueError for addresses that are none, and for a link that is
+        closed or in use; OSError (EINVAL, EEXIST, ENETUNREACH for the gateway, ...) for what cannot be used, and
+        then the link is closed.
         """
         cdef Link handle = link
         cdef Interface face = Interface.__new__(Interface)
@@ -165,12 +178,20 @@ cdef class Stack:
         cdef iface *i = NULL
         cdef bint inline
         cdef int r
-        dev = handle.claim(self)
+        cdef ipaddr host
+        cdef int bits = 0
+        # Mistakes in the arguments are found before the link is taken: it is still the caller's then.
+        texts = [addresses] if _is_address(addresses) else list(addresses)
+        for text in texts:
+            parse_network(text, &host, &bits)
+        if gateway is not None:
+            parse_host(gateway)
         # Packets of a pipe are brought by a thread that can process them; those of another engine come from under
         # that engine's lock.
         inline = handle.kind_name == b"pipe"
         self.enter()
         try:
+            dev = handle.claim(self)
             with nogil:
                 driver_lock(self.d)
                 r = engine_add_link(&self.d.eng, dev, &i)
@@ -189,7 +210,7 @@ cdef class Stack:
         finally:
             self.leave()
         try:
-            for text in [addresses] if isinstance(addresses, str) else addresses:
+            for text in texts:
                 self.add_address(link, text)
             if gateway is not None:
                 self.add_route("0.0.0.0/0", gateway=gateway)
@@ -263,7 +284,9 @@ cdef class Stack:
                 driver_unlock(self.d)
         finally:
             self.leave()
-        check(r, f"no route {destination}")
+        if r == -ESRCH:
+            raise ValueError(f"there is no route {destination} made by add_route() or gateway=")
+        check(r, f"cannot remove the route {destination}")
 
     def remove_interface(self, link):
         """Detach a link and close it; connections over it live on without a path."""
@@ -489,6 +512,11 @@ def _close_stacks():
     """At the end of the process connections are closed as if their sockets had been."""
     for stack in list(_stacks):
         stack.close()
+
+
+cdef bint _is_address(object addresses):
+    """One address, rather than several: what iterates by characters, bytes or hosts is never meant as a collection."""
+    return not isinstance(addresses, Iterable) or isinstance(addresses, (str, bytes, bytearray))
 
 
 cdef dict memory_dict(arena *a):

@@ -14,7 +14,7 @@ from ustack._core.base.seq cimport seq_t
 from ustack._core.base.types cimport NS_SEC
 from ustack._core.base.wheel cimport timer_stop
 from ustack._core.inet.inet cimport (
-    IP_DF, ip_output, ip_packet, path_check, path_pseudo, path_release, path_resolve,
+    IP_DF, ip_output, ip_packet, path_check, path_pseudo, path_release, path_resolve, path_room,
 )
 from ustack._core.inet.path cimport path
 from ustack._core.mem.context cimport context
@@ -92,9 +92,7 @@ cdef int path_ready(tcb *c) noexcept nogil:
 
 
 cdef int seg_room(tcb *c) noexcept nogil:
-    if not has(c, TF_PATH) or c.way.ifp == NULL or c.way.ifp.room == NULL:
-        return 1
-    return c.way.ifp.room(c.way.ifp)
+    return path_room(c.home.net, &c.way) if has(c, TF_PATH) else 1
 
 
 # --- options ------------------------------------------------------------------------------------------------------

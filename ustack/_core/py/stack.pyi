@@ -17,6 +17,7 @@ class VirtualClock:
 class Interface:
     """An attached link with its addresses."""
 
+    def __init__(self) -> None: ...
     @property
     def link(self) -> Link: ...
     @property
