@@ -28,6 +28,16 @@ def two_stacks(**options: Any) -> Bed:
     return a, b, "10.0.0.2"
 
 
+def two_stacks_and_a_bad_cable() -> Bed:
+    """Two stacks on a cable that loses, reorders and doubles packets."""
+    a, b = ustack.Stack(), ustack.Stack()
+    one, other = ustack.pair()
+    a.add_interface(
+        ustack.Impair(one, seed=1, loss=0.02, duplicate=0.02, reorder=0.05, delay=0.001), ["10.0.0.1/24"])
+    b.add_interface(other, ["10.0.0.2/24"])
+    return a, b, "10.0.0.2"
+
+
 def one_stack() -> Bed:
     """One stack that talks to itself."""
     a = ustack.Stack()
@@ -51,7 +61,7 @@ async def connected(bed: Bed) -> tuple[SocketStream, SocketStream]:
         return client, await listener.accept()
 
 
-def makers(bed: Bed) -> tuple[Callable[[], Awaitable[Any]], Callable[[], Awaitable[Any]]]:
+def makers(bed: Bed, stall: float = 0.02) -> tuple[Callable[[], Awaitable[Any]], Callable[[], Awaitable[Any]]]:
     async def plain() -> tuple[SocketStream, SocketStream]:
         return await connected(bed)
 
@@ -59,7 +69,7 @@ def makers(bed: Bed) -> tuple[Callable[[], Awaitable[Any]], Callable[[], Awaitab
         left, right = await connected(bed)
         for stream in (left, right):
             while True:
-                with trio.move_on_after(0.02) as scope:
+                with trio.move_on_after(stall) as scope:
                     await stream.send_all(bytes(1 << 16))
                 if scope.cancelled_caught:
                     break
@@ -76,6 +86,16 @@ def test_trio_agrees_that_it_is_a_stream(make: Callable[[], Bed]) -> None:
             await trio.testing.check_one_way_stream(plain, clogged)
             await trio.testing.check_two_way_stream(plain, clogged)
             await trio.testing.check_half_closeable_stream(plain, clogged)
+
+    trio.run(main)
+
+
+def test_trio_agrees_over_a_bad_cable() -> None:
+    async def main() -> None:
+        async with closing(two_stacks_and_a_bad_cable()) as bed:
+            # Until nothing moves for longer than a retransmission takes.
+            plain, clogged = makers(bed, stall=0.5)
+            await trio.testing.check_two_way_stream(plain, clogged)
 
     trio.run(main)
 
