@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Self, final
 
+from _typeshed import Incomplete
 from typing_extensions import disjoint_base
 
 from ustack._core.py.links import Link
@@ -17,7 +18,7 @@ class VirtualClock:
 class Interface:
     """An attached link with its addresses."""
 
-    def __init__(self) -> None: ...
+    def __init__(self, *args: Incomplete, **kwargs: Incomplete) -> None: ...
     @property
     def link(self) -> Link: ...
     @property
