@@ -322,7 +322,9 @@ cdef void driver_attend(driver *d, size_t moved) noexcept nogil:
 
 
 cdef bint driver_attended(driver *d) noexcept nogil:
-    return d.poller == NULL and not d.foreign and d.hk_state == HK_TIMED and d.eng.ctx.now - d.called < GRACE
+    if d.poller != NULL or d.foreign or d.manual:
+        return False
+    return d.hk_state == HK_TIMED and d.eng.ctx.now - d.called < GRACE
 
 
 cdef void adapt(driver *d, bint found) noexcept nogil:
