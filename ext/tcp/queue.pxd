@@ -15,6 +15,7 @@ from ustack._core.tcp.block cimport tcb
 
 cdef enum:
     SMALL_WRITE = 2048          # up to here bytes are copied into the tail block if it has room
+    SMALL_TAIL = 16384          # and while it holds no more than so many
 
 # Queue n bytes behind snd_end.
 cdef void sq_append(tcb *c, mblk *taken, uint32_t n) noexcept nogil

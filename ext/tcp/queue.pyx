@@ -19,9 +19,10 @@ cdef enum:
 
 cdef bint append_small(tcb *c, mblk *m, uint32_t n) noexcept nogil:
     """Copy a small write into the tail block, so that each does not hold a block of its own. A block with bytes in
-    a packet in flight has a second reference and is left alone."""
+    a packet in flight has a second reference and is left alone; and so is a large one, behind which what comes is
+    the rest of a bulk write, which would be copied for the second time for nothing."""
     cdef mblk *tail = c.sq_tail
-    if n > SMALL_WRITE or tail == NULL or not writable(tail) or tailroom(tail) < n:
+    if n > SMALL_WRITE or tail == NULL or mblk_len(tail) > SMALL_TAIL or not writable(tail) or tailroom(tail) < n:
         return False
     while m != NULL:
         msgappend(&c.home.ctx.book, LR_APPEND, tail, m.rptr, mblk_len(m))
