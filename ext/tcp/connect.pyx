@@ -23,7 +23,7 @@ from ustack._core.tcp.block cimport (
 )
 from ustack._core.tcp.close cimport conn_end
 from ustack._core.tcp.isn cimport PORT_FIRST, PORT_LAST, isn_of, port_candidate, port_start, ts_offset_of
-from ustack._core.tcp.rtt cimport rtt_init, rtt_sample
+from ustack._core.tcp.rtt cimport rtt_begin, rtt_init, rtt_sample
 from ustack._core.tcp.segment cimport seg_open_path, seg_sizes, seg_syn
 from ustack._core.tcp.tcp cimport (
     TCPS_CLOSED, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_LISTEN, TCPS_SYN_RECEIVED, TCPS_SYN_SENT, TCPS_TIME_WAIT,
@@ -244,8 +244,7 @@ cdef void synchronize(tcb *c, seq_t iss) noexcept nogil:
     c.reno_sacked = 0
     c.ca_state = CA_OPEN
     rtt_init(c)
-    c.rtt_start = c.home.ctx.now
-    c.rtt_seq = iss + 1
+    rtt_begin(c, iss + 1)
     c.progress = c.home.ctx.now
 
 

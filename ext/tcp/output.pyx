@@ -14,7 +14,7 @@ from ustack._core.tcp.block cimport (
 from ustack._core.tcp.newreno cimport initial_window
 from ustack._core.tcp.queue cimport sq_window
 from ustack._core.tcp.recovery cimport pipe
-from ustack._core.tcp.rtt cimport ts_now
+from ustack._core.tcp.rtt cimport rtt_begin, ts_now
 from ustack._core.tcp.sack cimport sack_hole
 from ustack._core.tcp.segment cimport seg_ack, seg_room, seg_send
 from ustack._core.tcp.tcp cimport (
@@ -95,8 +95,7 @@ cdef void note_new_data(tcb *c, uint32_t n) noexcept nogil:
     if flight(c) == 0:
         c.progress = c.home.ctx.now
     if c.rtt_start == 0 and c.ca_state < CA_RECOVERY:
-        c.rtt_start = c.home.ctx.now
-        c.rtt_seq = c.snd_nxt + n
+        rtt_begin(c, c.snd_nxt + n)
     if n % c.snd_mss:
         c.snd_sml = c.snd_nxt + n
     c.flags &= ~TF_PUSH

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
+from ustack._core.base.seq cimport seq_t
 from ustack._core.base.types cimport ns_t
 from ustack._core.tcp.block cimport tcb
 
@@ -13,6 +14,8 @@ cdef enum:
     TS_TICK_NS = 1000000        # our timestamps count milliseconds
 
 cdef void rtt_init(tcb *c) noexcept nogil
+# Start to time what ends at seq.
+cdef void rtt_begin(tcb *c, seq_t seq) noexcept nogil
 # One measurement.
 cdef void rtt_sample(tcb *c, ns_t rtt) noexcept nogil
 # The time-out now, back-offs counted, bounded.

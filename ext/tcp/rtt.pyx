@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
+from ustack._core.base.seq cimport seq_t
 from ustack._core.base.types cimport NS_MS, NS_NEVER, NS_SEC, ns_t
 from ustack._core.tcp.block cimport tcb
 
@@ -25,6 +26,12 @@ cdef void fit_buffers(tcb *c) noexcept nogil:
         c.sndbuf = <uint32_t>room if room < c.home.sndbuf else c.home.sndbuf
     if not c.rcvbuf_set:
         c.rcvbuf = <uint32_t>room if room < c.home.rcvbuf else c.home.rcvbuf
+
+
+cdef void rtt_begin(tcb *c, seq_t seq) noexcept nogil:
+    # 0 says that nothing is timed: a clock that starts there is read a nanosecond late.
+    c.rtt_start = c.home.ctx.now if c.home.ctx.now else 1
+    c.rtt_seq = seq
 
 
 cdef void rtt_sample(tcb *c, ns_t rtt) noexcept nogil:

@@ -9,6 +9,7 @@ from ustack._core.base.addr cimport ipaddr
 from ustack._core.base.codes cimport CAP_TX_CSUM, EV_ERR, EV_HUP, EV_IN, EV_OUT, IPPROTO_TCP_
 from ustack._core.base.ready cimport ready
 from ustack._core.base.rng cimport rng_next
+from ustack._core.base.types cimport NS_SEC
 from ustack._core.inet.demux cimport flow_table_free, flow_table_init
 from ustack._core.inet.inet cimport inet, inet_upcall
 from ustack._core.mem.context cimport context
@@ -46,6 +47,8 @@ cdef int tcp_init(tcp *t, context *ctx, inet *net) noexcept nogil:
     t.rcvbuf = RCVBUF
     t.syn_max = SYN_MAX
     t.timewait_max = TIMEWAIT_MAX
+    t.limit_epoch = ctx.now - NS_SEC    # the first answers find full limits, at any time of any clock
+    t.reset_epoch = ctx.now - NS_SEC
     # Of the keyed hash's own key, so that with real entropy the secret is as good as that.
     t.secret[0] = ctx.dice.key[0] ^ rng_next(&ctx.dice)
     t.secret[1] = ctx.dice.key[1] ^ rng_next(&ctx.dice)
