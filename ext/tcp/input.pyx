@@ -22,7 +22,7 @@ from ustack._core.inet.path cimport path
 from ustack._core.mem.mblk cimport adjmsg, freemsg, mblk, mblk_len, msgcsum
 from ustack._core.tcp.acknowledge cimport check_ack
 from ustack._core.tcp.arrival cimport arrival, seg_end, seg_len
-from ustack._core.tcp.block cimport TF_DSACK, TF_SACK, TF_TS, has, tcb
+from ustack._core.tcp.block cimport TF_DSACK, TF_PASSIVE, TF_SACK, TF_TS, has, tcb
 from ustack._core.tcp.close cimport conn_end, time_wait_restart
 from ustack._core.tcp.connect cimport connect_synack, connect_syn
 from ustack._core.tcp.listen cimport arrives_listen, resend_synack
@@ -184,7 +184,8 @@ cdef void arrives(tcb *c, arrival *s) noexcept nogil:
 
 cdef void strip_syn(tcb *c, arrival *s) noexcept nogil:
     """Simultaneous open: the peer's SYN-ACK begins with the SYN that we have (RFC 9293 figure 7)."""
-    if s.h.flags & TH_SYN and s.h.flags & TH_ACK and s.h.seq == c.irs and s.h.ack == c.snd_nxt:
+    if (not has(c, TF_PASSIVE) and s.h.flags & TH_SYN and s.h.flags & TH_ACK and s.h.seq == c.irs
+            and s.h.ack == c.snd_nxt):
         s.h.flags &= ~TH_SYN
         s.h.seq += 1
 

@@ -128,6 +128,12 @@ cdef void tell_reader(tcb *c) noexcept nogil:
         tcb_post(c, EV_IN)
 
 
+cdef bint fin_is_next(const tcb *c, const arrival *s) noexcept nogil:
+    if has(c, TF_FIN_KNOWN):
+        return c.rcv_nxt == c.rcv_fin
+    return (s.h.flags & TH_FIN) != 0 and s.h.seq + s.n == c.rcv_nxt
+
+
 cdef void keep(tcb *c, arrival *s, mblk *taken) noexcept nogil:
     """Out of order, or filling a gap: every such segment is acknowledged at once (RFC 5681 4.2)."""
     cdef interval dup
@@ -145,7 +151,8 @@ cdef void keep(tcb *c, arrival *s, mblk *taken) noexcept nogil:
         if m == NULL:
             break
         book(c, m, m.mark)
-    seg_ack(c)
+    if not fin_is_next(c, s):           # else one ACK tells of the FIN as well
+        seg_ack(c)
     if c.rcv_nxt != before:
         tell_reader(c)
 

@@ -376,3 +376,21 @@ def test_all_flags_in_every_state(state: str):
             assert not ("R" in s.flags and "R" in flags)
         p.after(200)
         assert p.host.close() == 0
+
+
+def test_fin_that_waited_for_a_gap_is_acknowledged_once():
+    p = established()
+    p.send("FA", 4, 1, b"def")
+    p.recv("A", ack=1)
+    p.send("A", 1, 1, b"abc")
+    p.recv("A", ack=8)
+    p.recv_nothing()
+
+
+def test_fin_that_fills_the_last_gap_is_acknowledged_once():
+    p = established()
+    p.send("A", 4, 1, b"def")
+    p.recv("A", ack=1)
+    p.send("FA", 1, 1, b"abcdef")
+    p.recv("A", ack=8)
+    p.recv_nothing()

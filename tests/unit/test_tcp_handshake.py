@@ -392,3 +392,12 @@ def test_connect_states():
     p.send("SA", 0, 1)
     assert p.conn.connect(PEER, 80) == -errno.EISCONN
     assert p.host.socket().connect(0x0B000001, 80) == -errno.ENETUNREACH
+
+
+def test_syn_ack_does_not_complete_a_passive_open():
+    """Only in a simultaneous open has the peer a SYN-ACK to send."""
+    p = syn_received()
+    p.send("SA", 0, 1)
+    assert p.conn.accept() is None
+    p.send("A", 1, 1)
+    assert p.conn.accept() is not None
