@@ -182,6 +182,32 @@ def test_the_whole_demonstration():
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_demonstration_removes_what_it_made(tmp_path, number, status):
+    files = tmp_path / "tmp"
+    files.mkdir()
+    with subprocess.Popen([*USTACK, "demo", "--only", "c", "--seconds", "60"], stdout=subprocess.DEVNULL, text=True,
+                          stderr=subprocess.PIPE, env=os.environ | {"TMPDIR": str(files)}) as demo:
+        for line in demo.stderr:
+            if "bulk out" in line:
+                break
+        assert list(files.iterdir())
+        peers = children(demo.pid)
+        assert peers
+        demo.send_signal(number)
+        assert demo.wait(60) == status
+        assert "Traceback" not in demo.stderr.read()
+    assert list(files.iterdir()) == []
+    for pid in peers:
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+def children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as f:
+        return [int(child) for child in f.read().split()]
+
+
+@pytest.mark.root
 def test_without_tun_the_rest_of_the_demonstration_runs(monkeypatch, capsys):
     from ustack import cli
     from ustack._demo import scenes
