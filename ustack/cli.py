@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ustack {args.command}: {e}", file=sys.stderr)
         return e.status
     except OSError as e:
-        print(f"ustack {args.command}: {e.strerror or e}", file=sys.stderr)
+        what = f"{e.filename}: " if e.filename else ""
+        print(f"ustack {args.command}: {what}{e.strerror or e}", file=sys.stderr)
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -32,6 +32,8 @@ cdef ipaddr parse_host(object host) except *:
 cdef object format_host(const ipaddr *a):
     if ip_is4(a):
         return _stdlib.inet_ntoa(int(ip_to4(a)).to_bytes(4, "big"))
+    if not a.hi and not a.lo:
+        return "0.0.0.0"        # "any", in a stack that has no other family yet
     return str(ipaddress.IPv6Address((int(a.hi) << 64) | int(a.lo)))
 
 

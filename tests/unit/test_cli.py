@@ -110,7 +110,12 @@ def test_a_running_stack_is_seen_and_then_no_more(runtime, capsys):
         out = capsys.readouterr().out
         assert "ip.rx" in out
         assert "tx.copy" in out
-        assert cli.main(["ss", "1"]) == 0
+        assert cli.main(["ss", str(os.getpid())]) == 0
+        capsys.readouterr()
+        for command in ("ss", "stat"):
+            assert cli.main([command, "1"]) == 1
+            assert capsys.readouterr().err == (
+                f"ustack {command}: 1 is no running ustack command of this user: without a pid all are shown\n")
     assert control.running() == []
     assert not endpoint.path.exists()
 
@@ -135,3 +140,8 @@ def test_nothing_running_is_said(runtime, capsys):
     assert cli.main(["ss"]) == 0
     assert cli.main(["stat"]) == 0
     assert capsys.readouterr().out == "no ustack process is running\n" * 2
+
+
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(capsys):
+    assert cli.main(["bench", "--json", "/nonexistent/rows", "checksum"]) == 1
+    assert capsys.readouterr() == ("", "ustack bench: /nonexistent/rows: No such file or directory\n")

@@ -87,3 +87,9 @@ def test_sending_after_the_interface_was_removed():
                 for other in others:
                     server.remove_interface(other)
                 assert b.send(b"x" * 1000) == 1000
+
+
+def test_a_listener_is_listed_with_no_peer():
+    with ustack.Stack() as net, net.create_server(("127.0.0.1", 7)):
+        (row,) = net.sockets()
+        assert (row["state"], row["local"], row["remote"]) == ("LISTEN", ("127.0.0.1", 7), ("0.0.0.0", 0))

@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     rounds = args.rounds if args.rounds is not None else QUICK_ROUNDS if args.quick else ROUNDS
     if rounds < 1:
         raise Failure("--rounds must be at least 1", 2)
+    if args.json and args.json != "-":
+        open(args.json, "a").close()        # to fail now, not after minutes
     rows, failed = measure(cases, rounds, args.quick)
     text = report(rows, failed)
     if args.json == "-":

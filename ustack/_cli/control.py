@@ -14,10 +14,12 @@ import socket
 import stat
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+from ustack._cli.common import Failure
 
 if TYPE_CHECKING:
     from ustack import Stack
@@ -98,8 +100,11 @@ class Endpoint:
         return json.dumps({"pid": os.getpid(), "command": self.label, "stacks": stacks}).encode()
 
 
-def running() -> list[dict[str, Any]]:
-    """The documents of this user's processes with an endpoint, by pid. Leftovers of dead ones are removed."""
+def running(pids: Collection[int] = ()) -> list[dict[str, Any]]:
+    """The documents of this user's processes with an endpoint, by pid. Leftovers of dead ones are removed.
+
+    ``pids``: only these; Failure if one of them is no such process.
+    """
     found = []
     paths = folder().glob("*.sock") if folder().is_dir() else []
     for path in sorted(paths, key=lambda p: p.name):
@@ -113,4 +118,7 @@ def running() -> list[dict[str, Any]]:
             path.unlink(missing_ok=True)
         except (OSError, ValueError):
             continue
-    return sorted(found, key=lambda document: document["pid"])
+    missing = set(pids) - {document["pid"] for document in found}
+    if missing:
+        raise Failure(f"{min(missing)} is no running ustack command of this user: without a pid all are shown")
+    return sorted((d for d in found if not pids or d["pid"] in pids), key=lambda document: document["pid"])

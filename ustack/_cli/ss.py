@@ -22,7 +22,7 @@ def _endpoint(value: object) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Print one row per socket."""
-    found = [d for d in control.running() if not args.pid or d["pid"] in args.pid]
+    found = control.running(args.pid)
     rows = [
         {"pid": d["pid"], "command": d["command"], "stack": name} | s
         for d in found

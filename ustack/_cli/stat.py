@@ -25,7 +25,7 @@ def _meanings() -> tuple[dict[str, str], dict[str, str]]:
 
 def run(args: argparse.Namespace) -> int:
     """Print one block per stack."""
-    found = [d for d in control.running() if not args.pid or d["pid"] in args.pid]
+    found = control.running(args.pid)
     if args.json:
         print_json(found)
         return 0
