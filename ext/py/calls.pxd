@@ -18,9 +18,10 @@ cdef enum:
     NO_WAIT = 0                 # as a deadline: at or before any time there is
 
 # Queue n bytes on a connection; *done counts on. 0 when all are queued. more: MSG_MORE for the last byte.
-# partial: one successful queueing is enough (a non-blocking or timed send).
+# partial: one successful queueing is enough (a non-blocking or timed send). *kept: what was copied and could not be
+# queued before -EINTR: give it back with the next call, or free it.
 cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint partial, ns_t deadline,
-                   bint main_thread, size_t *done) noexcept nogil
+                   bint main_thread, size_t *done, mblk **kept) noexcept nogil
 # Take at most n received bytes as a chain that the caller owns: *out NULL with 0 means end of stream.
 cdef int call_recv(driver *d, sock *s, size_t n, bint peek, ns_t deadline, bint main_thread,
                    mblk **out) noexcept nogil

@@ -4,7 +4,7 @@ User memory is touched without the lock only: sends copy into blocks before taki
 it and copy afterwards (in socket.pyx).
 """
 
-from libc.errno cimport EAGAIN, EBADF, EDESTADDRREQ, EINPROGRESS, EINVAL, ENOBUFS
+from libc.errno cimport EAGAIN, EBADF, EDESTADDRREQ, EINPROGRESS, EINTR, EINVAL, ENOBUFS
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
@@ -69,7 +69,7 @@ cdef mblk *copy_in(driver *d, sock *s, const char *p, size_t n) noexcept nogil:
 
 
 cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint partial, ns_t deadline,
-                   bint main_thread, size_t *done) noexcept nogil:
+                   bint main_thread, size_t *done, mblk **kept) noexcept nogil:
     cdef size_t chunk
     cdef mblk *m
     cdef int64_t sent
@@ -79,9 +79,18 @@ cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint 
         chunk = s.chunk if s.chunk else SEND_CHUNK
         if n - done[0] < chunk:
             chunk = n - done[0]
-        m = copy_in(d, s, p + done[0], chunk)
+        m = kept[0]
+        if m != NULL:
+            chunk = m.pkt_len
+            kept[0] = NULL
+        else:
+            m = copy_in(d, s, p + done[0], chunk)
         driver_lock(d)
         r = wait_for_room(d, s, deadline, main_thread)
+        if r == -EINTR:
+            driver_unlock(d)
+            kept[0] = m
+            return r
         if r != 0 or m == NULL:
             driver_unlock(d)
             freemsg(m)

@@ -375,17 +375,22 @@ cdef class Socket:
         cdef ns_t deadline = NO_WAIT if flags & MSG_DONTWAIT else self.deadline()
         cdef bint main_thread = False
         cdef bint more = flags & MSG_MORE != 0
+        cdef mblk *kept = NULL
         cdef int r
         if deadline == NO_WAIT and n <= GIL_BYTES:
-            r = call_send(self.d, self.s, p, n, more, partial, NO_WAIT, False, &done)
+            r = call_send(self.d, self.s, p, n, more, partial, NO_WAIT, False, &done, &kept)
         else:
             main_thread = on_main_thread()
             while True:
                 with nogil:
-                    r = call_send(self.d, self.s, p, n, more, partial, deadline, main_thread, &done)
+                    r = call_send(self.d, self.s, p, n, more, partial, deadline, main_thread, &done, &kept)
                 if r != -EINTR:
                     break
-                PyErr_CheckSignals()
+                try:
+                    PyErr_CheckSignals()
+                except BaseException:
+                    freemsg(kept)
+                    raise
         if r == 0 or (partial and done):
             return done
         if r == -EAGAIN:
