@@ -190,11 +190,15 @@ cdef void strip_syn(tcb *c, arrival *s) noexcept nogil:
         s.h.seq += 1
 
 
+cdef bint at_least_recent(const tcb *c, const arrival *s) noexcept nogil:
+    return (<int32_t>(s.o.tsval - c.ts_recent) >= 0
+            or s.t.ctx.now - c.ts_recent_age >= PAWS_IDLE_S * NS_SEC)
+
+
 cdef bint fails_paws(tcb *c, arrival *s) noexcept nogil:
     """RFC 7323 5.3 R1: older than what was seen last, and that was not too long ago."""
     return (has(c, TF_TS) and s.o.has_ts and not s.h.flags & TH_RST
-            and <int32_t>(s.o.tsval - c.ts_recent) < 0
-            and s.t.ctx.now - c.ts_recent_age < PAWS_IDLE_S * NS_SEC)
+            and not at_least_recent(c, s))
 
 
 cdef bint is_reordered_ack(const tcb *c, const arrival *s) noexcept nogil:
@@ -255,7 +259,7 @@ cdef bint check_sequence(tcb *c, arrival *s) noexcept nogil:
 
 cdef void update_ts_recent(tcb *c, const arrival *s) noexcept nogil:
     """RFC 7323 4.3: only from the segment that spans the last ACK sent, so that delayed ACKs echo the oldest."""
-    if (has(c, TF_TS) and s.o.has_ts and <int32_t>(s.o.tsval - c.ts_recent) >= 0
+    if (has(c, TF_TS) and s.o.has_ts and at_least_recent(c, s)
             and seq_leq(s.h.seq, c.last_ack_sent)):
         c.ts_recent = s.o.tsval
         c.ts_recent_age = s.t.ctx.now

@@ -138,6 +138,8 @@ cdef void keep(tcb *c, arrival *s, mblk *taken) noexcept nogil:
     """Out of order, or filling a gap: every such segment is acknowledged at once (RFC 5681 4.2)."""
     cdef interval dup
     cdef seq_t before = c.rcv_nxt
+    cdef uint32_t more = 0
+    cdef uint32_t _
     cdef mblk *m
     if s.h.seq != c.rcv_nxt:
         count(&s.t.ctx.n, C_TCP_OUT_OF_ORDER)
@@ -151,10 +153,13 @@ cdef void keep(tcb *c, arrival *s, mblk *taken) noexcept nogil:
         if m == NULL:
             break
         book(c, m, m.mark)
-    if not fin_is_next(c, s):           # else one ACK tells of the FIN as well
-        seg_ack(c)
     if c.rcv_nxt != before:
         tell_reader(c)
+    elif not has(c, TF_SACK):
+        more = (s.n - 1) // s.size      # coalesced: the peer counts duplicate ACKs, it has nothing else to go by
+    if not fin_is_next(c, s):           # else one ACK tells of the FIN as well
+        for _ in range(more + 1):
+            seg_ack(c)
 
 
 # --- eighth: FIN --------------------------------------------------------------------------------------------------

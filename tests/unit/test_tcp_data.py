@@ -699,3 +699,26 @@ def test_connected_side_has_the_same_rules():
     p.recv("PA", seq=1, data=b"hello")
     assert p.conn.info()["options"] == 7
     assert p.conn.remote == (PEER, 80)
+
+
+def test_timestamp_of_a_peer_that_was_silent_for_24_days_is_taken_and_echoed():
+    """RFC 7323 5.5: its clock may have wrapped; what we remember is invalid."""
+    p = established(ts=1000)
+    p.send("A", 1, 1, b"a", tsval=2000)
+    p.after(25 * 86400)
+    p.recv_all()
+    p.send("A", 2, 1, b"b", tsval=500)
+    p.after(0.1)
+    assert p.recv("A", ack=3).ts[1] == 500
+    p.send("A", 3, 1, b"c", tsval=400)
+    p.recv("A", ack=3)
+
+
+@pytest.mark.parametrize(("sack", "acks"), [(False, 4), (True, 1)])
+def test_coalesced_segments_out_of_order_count_as_many_without_sack(sack: bool, acks: int):
+    """RFC 5681 4.2: each makes a duplicate ACK; a block of SACK says it all in one."""
+    p = established(sack=sack)
+    p.send("A", 1001, 1, b"x" * 3500, gso=1000)
+    for _ in range(acks):
+        p.recv("A", ack=1)
+    p.recv_nothing()
