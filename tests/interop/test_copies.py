@@ -62,7 +62,7 @@ def test_bulk_to_linux_is_copied_once_and_in_large_frames(wire):
     mean = (after["link.tx_bytes"] - before["link.tx_bytes"]) / frames
     assert mean >= 30_000, f"{frames} frames of {mean:.0f} bytes"
     # Copied by send(), and by nobody afterwards; not summed, for the device does that.
-    assert ledger(wire.net, "tx.copy") - 200_000_000 in range(1_000_000)    # what found no room is copied once more
+    assert ledger(wire.net, "tx.copy") == 200_000_000
     # Ends of writes may share a block with the next one; nothing else is moved.
     # (A ring copies short frames, the ACKs, so as not to lend a slot for them.)
     assert ledger(wire.net) == ledger(wire.net, "tx.copy", "tx.append", "rx.ring")
@@ -169,8 +169,7 @@ def test_loss_on_a_real_wire_costs_no_copies():
             sent = ours.call("send", c, 3_000_000, 8)
             assert receiving.result(60) == (3_000_000, sent)
             assert net.stats()["tcp.retransmitted_bytes"] > 0
-            # What a full send buffer had no room for is copied once more when it has; nothing else is.
-            assert ledger(net, "tx.copy") - 3_000_000 in range(300_000)
+            assert ledger(net, "tx.copy") == 3_000_000
             assert ledger(net) == ledger(net, "tx.copy", "tx.append")
         finally:
             ours.close()
