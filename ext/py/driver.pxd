@@ -43,9 +43,11 @@ cdef struct driver:
     int32_t nparked
     sock *fired                 # watched sockets on which something happened since loop_take_fired
     int32_t sleeping            # threads asleep on the links' descriptors (poller or displaced)
+    int32_t hk_sleeping         # the housekeeper is
+    int32_t hk_kicked           # a signal for it is under way (one is enough)
     ns_t sleep_until            # when the newest of them wakes by itself
     uint32_t sleep_generation   # the engine's generation that its descriptors were taken from
-    int32_t kicked              # a kick is on its way (one eventfd write is enough)
+    int32_t kicked              # the same for the sleeping threads
     int kick_fd
     int hk_fd
     int32_t hk_state

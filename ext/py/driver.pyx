@@ -159,20 +159,21 @@ cdef bint poll_locked(driver *d, ns_t now) noexcept nogil:
 
 cdef bint sleeper_outdated(driver *d) noexcept nogil:
     """Whether somebody sleeps for longer, or on other descriptors, than the engine now needs."""
-    if not d.sleeping:
+    if not anybody_asleep(d):
         return False
     return d.sleep_generation != d.eng.generation or engine_deadline(&d.eng) < d.sleep_until
 
 
+cdef inline bint anybody_asleep(driver *d) noexcept nogil:
+    return atomic_load32(&d.sleeping) != 0 or atomic_load32(&d.hk_sleeping) != 0
+
+
 cdef void kick(driver *d) noexcept nogil:
-    """Wake whoever sleeps on the links: the housekeeper if the role is its own, else the poller. A displaced poller may
-    be asleep there still, and be whom the kick is meant for."""
-    cdef bint by_housekeeper = d.hk_state == HK_ON_FDS
-    if atomic_swap32(&d.kicked, 1) != 0:
-        return
-    if by_housekeeper:
+    """Wake whoever sleeps on the links. Each descriptor has a flag of its own for a signal under way: a housekeeper
+    that has not risen yet must not keep a poller, perhaps a displaced one, from being woken."""
+    if atomic_load32(&d.hk_sleeping) and atomic_swap32(&d.hk_kicked, 1) == 0:
         sys_eventfd_signal(d.hk_fd)
-    if not by_housekeeper or d.sleeping > 1:
+    if atomic_load32(&d.sleeping) and atomic_swap32(&d.kicked, 1) == 0:
         sys_eventfd_signal(d.kick_fd)
 
 
@@ -198,7 +199,7 @@ cdef void driver_unlock(driver *d) noexcept nogil:
         d.fired = w.fired
         if d.foreign:
             loop_tell(d)
-        must_kick = must_kick or (d.sleeping and (w.kick or sleeper_outdated(d)))
+        must_kick = must_kick or (anybody_asleep(d) and (w.kick or sleeper_outdated(d)))
         release(d)
         for k in range(w.n):
             sys_futex_wake(w.words[k], 1)
@@ -246,15 +247,15 @@ cdef int sleep_on_links(driver *d, int own, ns_t deadline) noexcept nogil:
     """Release the lock, sleep until a link, a kick or the deadline, take the lock. 1 woken, 0 time, -EINTR."""
     cdef pollfd fds[MAX_FDS]
     cdef int n = gather(d, fds, own)
+    cdef int32_t *asleep = &d.hk_sleeping if own == d.hk_fd else &d.sleeping
     cdef int r
-    cdef uint64_t count
-    d.sleeping += 1
+    asleep[0] += 1
     d.sleep_until = deadline
     d.sleep_generation = d.eng.generation
     # Posters of packets look at `sleeping` after posting; we look at what was posted after setting it.
     fence_full()
     if atomic_load32(&d.work_pending):
-        d.sleeping -= 1
+        asleep[0] -= 1
         return 1
     driver_unlock(d)
     r = sys_ppoll(fds, n, NS_NEVER if deadline == NS_NEVER else deadline - clock_now())
@@ -262,12 +263,18 @@ cdef int sleep_on_links(driver *d, int own, ns_t deadline) noexcept nogil:
         hk_lock(d)
     else:
         driver_lock(d)
-    d.sleeping -= 1
+    asleep[0] -= 1
     # Displaced pollers may sleep on the same kick, and it may be meant for one of them: it stays until all are up.
-    if r > 0 and fds[0].revents and (d.sleeping == 0 or own == d.hk_fd):
-        sys_eventfd_take(own, &count)
-    atomic_store32(&d.kicked, 0)
+    if r > 0 and fds[0].revents and asleep[0] == 0:
+        take_kick(d, own)
     return r
+
+
+cdef void take_kick(driver *d, int own) noexcept nogil:
+    """Take the signal before the flag: a kicker that finds the flag set relies on the signal being there still."""
+    cdef uint64_t count
+    sys_eventfd_take(own, &count)
+    atomic_store32(&d.hk_kicked if own == d.hk_fd else &d.kicked, 0)
 
 
 cdef void park(driver *d, waiter *w, ns_t deadline, int *result) noexcept nogil:
@@ -524,12 +531,11 @@ cdef ns_t hk_watch(driver *d, ns_t now, uint32_t *seen, ns_t *seen_at, int *fres
 
 cdef void hk_nap(driver *d, ns_t timeout) noexcept nogil:
     cdef pollfd own
-    cdef uint64_t count
     own.fd = d.hk_fd
     own.events = POLLIN
     own.revents = 0
     if sys_ppoll(&own, 1, timeout) > 0:
-        sys_eventfd_take(d.hk_fd, &count)
+        take_kick(d, d.hk_fd)
 
 
 cdef void hk_lock(driver *d) noexcept nogil:
@@ -642,7 +648,7 @@ cdef void driver_notify_kick(void *arg) noexcept nogil:
     fence_full()
     if d.manual:
         return
-    if atomic_load32(&d.sleeping):
+    if anybody_asleep(d):
         kick(d)
         return
     if d.foreign:
