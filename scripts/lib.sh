@@ -129,14 +129,14 @@ install_project() {
 
 raw_socket='import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()'
 
-namespace() {   # prints the command that puts a program into a network namespace of its own, where that is possible
+in_namespace=(env)
+namespace() {   # sets in_namespace: what puts a program into a network namespace of its own, where that is possible
     local try=("unshare --net" "unshare --user --map-root-user --net") how
     [ "$(id -u)" = 0 ] || try=("${try[1]}")
     for how in "${try[@]}"; do
-        if $how "$venv/bin/python" -c "$raw_socket" 2>/dev/null; then echo "$how"; return; fi
+        if $how "$venv/bin/python" -c "$raw_socket" 2>/dev/null; then in_namespace=($how "$root/scripts/with-lo"); return; fi
     done
     say "no network namespace can be made here, so most interop runs are left out; run as root, or allow user" \
         "namespaces:  sudo sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1" \
         "kernel.apparmor_restrict_unprivileged_userns=0  (those that this kernel knows)"
-    echo env
 }
