@@ -80,18 +80,23 @@ def run(tmp_path, how):
         testbed.veth(peer, "k0", ours, "us0")
         peer.add_address("k0", "10.9.0.1/24")
         with echo(peer) as listener:
+            conns = []
+
             def serve():
                 conn, _ = listener.accept()
+                conns.append(conn)
                 conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with conn:
                     while data := conn.recv(100):
                         conn.sendall(data)
 
-            thread = threading.Thread(target=serve)
+            thread = threading.Thread(target=serve, daemon=True)
             thread.start()
             log = tmp_path / "trace"
             done = ours.run("strace", "-f", "-qq", "-o", str(log), sys.executable, "-P", "-c", PROGRAM,
                             str(listener.getsockname()[1]), how)
+            for conn in conns:      # the program ended without a word to its peer
+                conn.shutdown(socket.SHUT_RDWR)
             thread.join(30)
         assert done.returncode == 0, done.stderr
     return trace(log)
