@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,6 +14,19 @@ from ustack import testbed
 
 # Programs that tests start must import the installed package, not the sources in the working directory.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def pytest_configure() -> None:
+    """End in good order when scripts/test is terminated."""
+    if os.environ.get("USTACK_TEST_SCRIPT"):
+        signal.signal(signal.SIGTERM, lambda _number, _frame: pytest.exit("terminated", 128 + signal.SIGTERM))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Remove the folder that scripts/test made for this run."""
+    if os.environ.get("USTACK_TEST_SCRIPT"):
+        shutil.rmtree(os.environ.get("PYTEST_DEBUG_TEMPROOT", ""), ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,7 +56,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) and _left_out(session.config):
         if os.environ.get("CI") == "true":
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        elif os.environ.get("USTACK_EXIT_77"):
+        elif os.environ.get("USTACK_TEST_SCRIPT"):
             session.exitstatus = 77
 
 
