@@ -213,7 +213,7 @@ cdef void slot_free(void *arg) noexcept nogil:
 cdef bint may_lend(packet_ring *p, uint32_t length) noexcept nogil:
     cdef rx_ring *r = p.ring
     cdef int i
-    if length < COPY_BELOW or not p.lend:
+    if length < COPY_BELOW or not p.lend or not status_of(slot_at(r, r.pos + 1).hdr) & TP_STATUS_USER:
         return False
     for i in range(1, r.slots // 2 + 1):
         if atomic_load32(&slot_at(r, r.pos + i).lent):

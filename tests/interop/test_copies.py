@@ -29,25 +29,29 @@ def test_what_is_lent_was_never_copied(wire):
     c, s = connected(wire.ours, wire.theirs, wire.their_ip)
     sending = wire.theirs.start("send", s, N, 6)
     sock = wire.ours.endpoint.sockets[c]
-    reasons = ("rx.ring", "rx.collapse") if hasattr(wire.link, "extent") else ()
-    copied = ledger(wire.net) - ledger(wire.net, *reasons) if reasons else ledger(wire.net)
-    in_ring = total = 0
+    reasons = ("rx.ring", "rx.collapse") if hasattr(wire.link, "extent") else ("rx.collapse",)
+    before, moved_before = ledger(wire.net), ledger(wire.net, *reasons)
+    lent_in_place = total = 0
     base, length = wire.link.extent if hasattr(wire.link, "extent") else (0, 0)
-    replaced = getattr(wire.link, "replaced", 0)
     while lent := sock.recv_buffers(1 << 20):
         for m in lent:
             assert memoryview(m).readonly
             total += len(m)
-            in_ring += base <= m.address < base + length
-            if not length:
+            if base <= m.address < base + length:
+                lent_in_place += len(m)
+            elif not length:
                 assert m.region_id is not None          # the storage that the TAP was read into
     assert sending.result(60) == digest_of(N, 6)
     assert total == N
-    # With a ring, frames that were copied so that their slots could go back are booked; the others were lent in place.
-    assert ledger(wire.net) - (ledger(wire.net, *reasons) if reasons else 0) == copied
+    # Moved were small frames in large buffers, when the reader was slow; and in a ring short ones, and the newest if no
+    # other waited behind it, so that their slots could go back. How many those are depends on who is faster. All the
+    # rest lies where the device put it, unless the reader was so slow that another ring had to take over.
+    moved = ledger(wire.net, *reasons) - moved_before
+    assert ledger(wire.net) - before == moved
     if length:
-        assert in_ring > 0 or wire.link.replaced > replaced
-        assert ledger(wire.net, "rx.ring", "rx.collapse") < N // 2
+        assert lent_in_place + moved >= N or wire.link.replaced
+    else:
+        assert moved < N // 10
 
 
 @pytest.mark.parametrize("wire", wires("tap", "ring"), indirect=True)
