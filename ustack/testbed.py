@@ -15,9 +15,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +47,8 @@ T = TypeVar("T")
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 NETNS = "/proc/thread-self/ns/net"
+SIOCETHTOOL = 0x8946
+ETHTOOL_SET = {"rx": 0x15, "tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24, "gro": 0x2C}  # linux/ethtool.h
 NO_NAMESPACES = (
     "network namespaces cannot be made here ({}): run as root, or in a user namespace of your own:"
     "  unshare --user --map-root-user --net COMMAND"
@@ -267,6 +271,17 @@ class Namespace:
     def set(self, device: str, **attributes: Any) -> None:
         """Set link attributes as pyroute2 names them: ``state``, ``mtu``, ``address`` (MAC), ``txqlen`` …"""
         self._netlink(lambda ip: ip.link("set", index=self._index(ip, device), **attributes))
+
+    def offload(self, device: str, **on: bool) -> None:
+        """Switch features of a device, as ``ethtool -K`` names them: ``rx``, ``tx``, ``sg``, ``tso``, ``gso``, ``gro``.
+
+        Raises KeyError for another name, OSError (EOPNOTSUPP, ENODEV ...) where the device refuses.
+        """
+        with self.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            for feature, wanted in on.items():
+                value = ctypes.create_string_buffer(struct.pack("II", ETHTOOL_SET[feature], wanted), 8)
+                request = struct.pack("16sP16x", os.fsencode(device), ctypes.addressof(value))
+                fcntl.ioctl(s, SIOCETHTOOL, request)
 
     def remove(self, device: str) -> None:
         """Delete a device; a veth goes with its peer."""

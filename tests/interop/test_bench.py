@@ -45,6 +45,15 @@ def test_the_list_has_every_row(capsys):
         ("tcp.bulk.tap.to_linux.block.same", "tx.copy"),
         ("tcp.rtt.tap.accept.block.same", "tx.copy"),
         ("udp.pps.one.from_linux.block.same", "rx.copy"),
+        ("tcp.bulk.tap1500.from_linux.block.same", "rx.copy"),
+        ("tcp.bulk.ring1500.to_linux.block.same", "tx.copy"),
+        ("tcp.bulk.memory.block.same", "rx.copy"),
+        ("tcp.rtt.tap.threads8.block.same", "tx.copy"),
+        ("pipe.bulk.16000.block.same", "pipe.drain"),
+        ("pipe.pps.block.same", "pipe.inject"),
+        ("python.send_call.memory.block.same", "tx.copy"),
+        ("python.recv_call.memory.block.same", "rx.copy"),
+        ("cpu.per_gb.tap.to_linux.block.same", "tx.copy"),
         ("connect.rate.block.same", "rx.copy"),
     ],
 )
@@ -58,3 +67,21 @@ def test_rows_on_wires(tmp_path, name, reason):
     assert row["ustack"] > 0
     assert row["baseline"] > 0
     assert row["ledger"][reason][0] > 0
+
+
+@pytest.mark.root
+@pytest.mark.tun
+def test_what_is_summed_apart_is_compared_with_the_payload(tmp_path):
+    status, result = bench(tmp_path, "ledger.checksum.tap1500.to_linux")
+    assert status == 0, result["not_run"]
+    (row,) = result["rows"]
+    apart = row["ledger"].get("tx.checksum", [0])[0] + row["ledger"].get("rx.checksum", [0])[0]
+    assert row["baseline"] == pytest.approx(row["notes"]["payload_bytes"], rel=1e-4)
+    assert row["ustack"] == pytest.approx(apart, rel=1e-4)
+
+
+@pytest.mark.root
+def test_a_wire_without_offloads_carries_packets_of_the_mtu(tmp_path):
+    status, result = bench(tmp_path, "tcp.bulk.ring1500.from_linux.block.same")
+    assert status == 0, result["not_run"]
+    assert result["rows"][0]["notes"]["mean_rx_frame"] <= 1514

@@ -5,8 +5,10 @@ import math
 
 import pytest
 
+from ustack._bench.about import ABOUT
 from ustack._bench.cases import CASES, choose, delivered, throughput
 from ustack._bench.form import Row, full_name, headline, holds, is_below, pair_ratios
+from ustack._bench.measurement import Measurement, cpu_per_gb, summed_apart
 
 
 def row(**changes):
@@ -88,9 +90,17 @@ def test_every_case_has_a_name_of_its_own():
     assert len({c.full_name for c in CASES}) == len(CASES)
 
 
+def test_every_row_is_explained_and_nothing_else():
+    assert list(ABOUT) == list(dict.fromkeys(c.name for c in CASES))
+
+
 @pytest.mark.parametrize(
     "name",
     [
+        "tcp.bulk.tap1500.to_linux", "tcp.bulk.tap1500.from_linux", "tcp.bulk.ring1500.to_linux",
+        "tcp.bulk.ring1500.from_linux", "tcp.bulk.memory", "tcp.rtt.tap.threads8", "pipe.bulk", "pipe.bulk.16000",
+        "pipe.pps", "python.send_call.memory", "python.send_call.tap", "python.recv_call.memory",
+        "cpu.per_gb.tap.to_linux", "cpu.per_gb.tap.from_linux", "ledger.checksum.tap1500.to_linux",
         "tcp.bulk.tap.to_linux", "tcp.bulk.tap.from_linux", "tcp.bulk.ring.to_linux", "tcp.bulk.ring.from_linux",
         "tcp.bulk.pair", "tcp.rtt.tap", "tcp.rtt.ring", "udp.pps.one", "connect.rate", "checksum.fused_over_memcpy",
     ],
@@ -144,3 +154,23 @@ def test_bulk_counts_what_the_receiver_read_whichever_end_it_is():
 def test_datagrams_count_only_with_hardly_any_loss():
     assert delivered({"sent": 10000}, {"received": 9990, "seconds": 2.0}) == 4995.0
     assert delivered({"sent": 10000}, {"received": 9989, "seconds": 2.0}) == 0.0
+
+
+def run_of(near, far=(), ledger=(), cpu=0.0, **rest):
+    ends = [{"figures": dict(f), "cpu": cpu / 2, "stats": {}, "ledger": dict(ledger)} for f in (near, far)]
+    return Measurement(*ends, **rest)
+
+
+def test_cpu_is_that_of_the_whole_machine_beyond_the_background():
+    m = run_of({"payload": 2e9}, machine_cpu=3.0, seconds=2.0, background=0.5)
+    assert cpu_per_gb(m) == 1.0
+
+
+def test_cpu_is_never_less_than_what_the_two_processes_used():
+    m = run_of({}, {"payload": 1e9}, cpu=0.75, machine_cpu=1.0, seconds=1.0, background=0.9)
+    assert cpu_per_gb(m) == 0.75
+
+
+def test_only_sums_in_passes_of_their_own_count():
+    m = run_of({}, ledger={"tx.checksum": (10, 1), "rx.checksum": (5, 2), "tx.fused": (1000, 9), "tx.copy": (99, 1)})
+    assert summed_apart(m) == 15.0

@@ -26,8 +26,13 @@ class WorkerFailed(RuntimeError):
 class Worker:
     """The process of one endpoint (``ustack._bench.worker``)."""
 
-    def __init__(self, namespace: testbed.Namespace, wire: str, device: str, address: str, spin: bool) -> None:
-        spec = {"wire": wire, "device": device, "address": address, "busy_poll": SPIN if spin else None}
+    def __init__(
+        self, namespace: testbed.Namespace, wire: str, device: str, address: str, spin: bool, offloads: bool = True
+    ) -> None:
+        spec = {
+            "wire": wire, "device": device, "address": address, "busy_poll": SPIN if spin else None,
+            "offloads": offloads,
+        }  # fmt: skip
         self.ip = address.partition("/")[0]
         self.title = f"the worker on {wire} {device}"
         self.process = namespace.popen(
@@ -78,44 +83,80 @@ class Bed:
     def perform(self, command: dict[str, Any], near_cpu: int, far_cpu: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Both ends of a piece of work; what they answer, the near one first."""
         seconds = command["seconds"]
-        self.far.tell(command | {"end": "serve", "cpu": far_cpu, "ip": self.far.ip, "accept_thread": False})
+        self.far.tell(command | {"end": "serve", "cpu": far_cpu, "ip": self.far.ip, "blocked": {}})
         port = self.far.answer()["port"]
         self.near.tell(command | {"end": "call", "cpu": near_cpu, "ip": self.near.ip, "to": [self.far.ip, port]})
         near = self.near.answer(seconds)
         return near, self.far.answer(seconds)
 
 
+class Alone(Bed):
+    """One worker that has both ends."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(worker, worker)
+
+    def perform(self, command: dict[str, Any], near_cpu: int, far_cpu: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Both ends of a piece of work, as what the near one answers."""
+        self.near.tell(command | {"end": "both", "cpu": near_cpu, "ip": self.near.ip})
+        return self.near.answer(command["seconds"]), {"figures": {}, "cpu": 0.0, "stats": {}, "ledger": {}}
+
+
 @contextlib.contextmanager
-def veth_bed(near_wire: str, far_wire: str, spin: bool) -> Iterator[Bed]:
-    """A veth; at its ends the kernel, or packet rings on devices without an address."""
+def veth_bed(near_wire: str, far_wire: str, spin: bool, offloads: bool = True) -> Iterator[Bed]:
+    """A veth; at its ends the kernel, or packet rings on devices without an address.
+
+    Without ``offloads`` the wire carries packets of at most the MTU. Checksums of the kernel's own are never computed
+    on a veth.
+    """
     with testbed.Namespace("far") as far, testbed.Namespace("near") as near:
         testbed.veth(far, "v0", near, "v1")
         for namespace, device, address, wire in ((far, "v0", FAR, far_wire), (near, "v1", NEAR, near_wire)):
+            if not offloads:
+                namespace.offload(device, tso=False, gso=False, gro=False)
             if wire == "kernel":
                 namespace.add_address(device, address)
-        yield Bed(Worker(near, near_wire, "v1", NEAR, spin), Worker(far, far_wire, "v0", FAR, spin))
+        yield Bed(Worker(near, near_wire, "v1", NEAR, spin, offloads), Worker(far, far_wire, "v0", FAR, spin, offloads))
 
 
 @contextlib.contextmanager
-def tap_bed(spin: bool) -> Iterator[Bed]:
+def tap_bed(spin: bool, offloads: bool = True) -> Iterator[Bed]:
     """A TAP; our stack holds it, the kernel behind it has an address."""
     with testbed.Namespace("tap") as namespace:
-        near = Worker(namespace, "tap", "us0", NEAR, spin)
+        near = Worker(namespace, "tap", "us0", NEAR, spin, offloads)
         namespace.add_address("us0", FAR)
         namespace.up("us0")
         yield Bed(near, Worker(namespace, "kernel", "us0", FAR, spin))
 
 
+@contextlib.contextmanager
+def alone_bed(wire: str) -> Iterator[Bed]:
+    """One process with both ends, in a namespace of its own."""
+    with testbed.Namespace("alone") as namespace:
+        yield Alone(Worker(namespace, wire, "", NEAR, False))
+
+
+VETH = {"kernel": ("kernel", "kernel"), "ring": ("ring", "kernel"), "pair": ("ring", "ring")}
+SMALL = "1500"  # ends the name of a wire without offloads, with an MTU of 1500
+KERNELS = ("kernel", "kernel" + SMALL, "loopback", "tun")  # wires without a stack of ours
+ALONE = ("memory", "loopback", "pipe", "tun")
+
+
 def make(wire: str, spin: bool) -> contextlib.AbstractContextManager[Bed]:
-    """The bed of a wire: "kernel", "tap", "ring" (against the kernel) or "pair" (packet rings at both ends)."""
-    if wire == "tap":
-        return tap_bed(spin)
-    near, far = {"kernel": ("kernel", "kernel"), "ring": ("ring", "kernel"), "pair": ("ring", "ring")}[wire]
-    return veth_bed(near, far, spin)
+    """The bed of a wire.
+
+    "kernel", "tap", "ring" (against the kernel), "pair" (packet rings at both ends), the same with "1500" behind it
+    (no offloads), or one process with both ends of "memory", "loopback", "pipe", "tun".
+    """
+    if wire in ALONE:
+        return alone_bed(wire)
+    offloads = not wire.endswith(SMALL)
+    wire = wire.removesuffix(SMALL)
+    return tap_bed(spin, offloads) if wire == "tap" else veth_bed(*VETH[wire], spin, offloads)
 
 
 class Beds:
-    """Beds made when they are needed: the kernel's stays, of the others only the one in use (each spins or polls)."""
+    """Beds made when they are needed: the kernel's stay, of ours only the one in use (each spins or polls)."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, bool], tuple[Bed, contextlib.ExitStack]] = {}
@@ -138,10 +179,10 @@ class Beds:
 
     def get(self, wire: str, spin: bool) -> Bed:
         """The bed for a wire, made if necessary."""
-        key = (wire, spin and wire != "kernel")
+        key = (wire, spin and wire not in KERNELS)
         if key not in self._open:
-            if wire != "kernel":
-                for other in [k for k in self._open if k[0] != "kernel"]:
+            if wire not in KERNELS:
+                for other in [k for k in self._open if k[0] not in KERNELS]:
                     self.drop(other)
             stack = contextlib.ExitStack()
             self._open[key] = (stack.enter_context(make(*key)), stack)

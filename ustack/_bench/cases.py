@@ -6,10 +6,11 @@ The ratios to reach are those that the project has set itself; docs/performance.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ustack._bench.form import Better, full_name, is_below
+from ustack._bench.measurement import Measurement, cpu_per_gb, payload, summed_apart
 
 Figures = dict[str, float]
 
@@ -41,6 +42,11 @@ def delivered(near: Figures, far: Figures) -> float:
     return got["received"] / got["seconds"]
 
 
+def packets(near: Figures, far: Figures) -> float:
+    """Packets a second that were carried in the direction of the data."""
+    return near["packets"] / near["seconds"]
+
+
 def call_time(near: Figures, far: Figures) -> float:
     """Nanoseconds of one call."""
     return near["ns"]
@@ -58,16 +64,27 @@ class Kind:
     quick: float
     params: dict[str, Any] = field(default_factory=dict)
     free_baseline: bool = False  # the baseline may choose its placement
+    whole: Callable[[Measurement], float] | None = None  # instead of `value`: of all that was measured
 
 
-BULK_OUT = Kind("bulk.out", throughput, "Gbit/s", "higher", 0.8, 0.3, {"chunk": CHUNK}, free_baseline=True)
-BULK_IN = Kind("bulk.in", throughput, "Gbit/s", "higher", 0.8, 0.3, {"chunk": CHUNK}, free_baseline=True)
+CHUNKS = {"chunk": CHUNK}
+BULK_OUT = Kind("bulk.out", throughput, "Gbit/s", "higher", 0.8, 0.3, CHUNKS, free_baseline=True)
+BULK_IN = Kind("bulk.in", throughput, "Gbit/s", "higher", 0.8, 0.3, CHUNKS, free_baseline=True)
+CPU_OUT = replace(BULK_OUT, unit="s/GB", better="lower", whole=cpu_per_gb)
+CPU_IN = replace(BULK_IN, unit="s/GB", better="lower", whole=cpu_per_gb)
+SUMS_OUT = replace(BULK_OUT, unit="B", better="lower", whole=summed_apart, seconds=0.3, free_baseline=False)
+SUMS_IN = replace(BULK_IN, unit="B", better="lower", whole=summed_apart, seconds=0.3, free_baseline=False)
+MEMORY = Kind("alone.bulk", throughput, "Gbit/s", "higher", 0.5, 0.2, CHUNKS)
+CARRIED = Kind("carried.bulk", throughput, "Gbit/s", "higher", 0.5, 0.2, CHUNKS)
+CARRIED_SMALL = Kind("carried.small", packets, "1/s", "higher", 0.5, 0.2, {"size": 64, "burst": 64})
 RTT = Kind("rtt", median_rtt, "us", "lower", 0.25, 0.1, {"size": 1})
 CONNECT = Kind("connect", connections, "1/s", "higher", 0.4, 0.2)
 UDP_OUT = Kind("udp.out", delivered, "1/s", "higher", 0.4, 0.2, {"size": 64, "window": 128})
 UDP_IN = Kind("udp.in", delivered, "1/s", "higher", 0.4, 0.2, {"size": 64, "window": 128})
 RECV_CALL = Kind("recv_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 1024})
 SEND_CALL = Kind("send_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 8})
+RECV_CALL_MEMORY = Kind("alone.recv_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 1024})
+SEND_CALL_MEMORY = Kind("alone.send_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 64})
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,8 @@ class Case:
     baseline_params: dict[str, Any] = field(default_factory=dict)
     default: bool = True  # runs when no name is given
     api: str = "python"
+    limit: Callable[[Measurement], float] | None = None  # of our own run: what we are compared with; no other baseline
+    limit_name: str = ""
 
     @property
     def full_name(self) -> str:
@@ -99,7 +118,7 @@ class Checksum:
 
     name: str
     size: int
-    target: float = 1.15
+    target: float = 1.10
     aim: float = 1.05
     default: bool = True
     wait: str = "block"
@@ -115,45 +134,87 @@ class Checksum:
 LARGE = {"size": 1400, "window": 64}
 BLOCK = (("block", "same"), ("block", "cross"))
 ALL = (*BLOCK, ("spin", "cross"))
+SAME = BLOCK[:1]
 
 
 def _cases(
-    name: str, kind: Kind, wire: str, waits: Sequence[tuple[str, str]], target: float | None = None,
-    aim: float | None = None, **more: Any,
+    name: str,
+    kind: Kind,
+    wire: str,
+    waits: Sequence[tuple[str, str]],
+    target: float | None = None,
+    aim: float | None = None,
+    **more: Any,
 ) -> list[Case]:
     return [Case(name, kind, wire, wait, placement, target, aim, **more) for wait, placement in waits]
 
 
-def _bulk(name: str, kind: Kind, wire: str, target: float, aim: float) -> list[Case]:
+def _bulk(name: str, kind: Kind, wire: str, target: float, aim: float, **more: Any) -> list[Case]:
     return [
-        *_cases(name, kind, wire, BLOCK, target, aim),
-        *_cases(name, kind, wire, (("spin", "cross"),), target, aim, default=False),
+        *_cases(name, kind, wire, BLOCK, target, aim, **more),
+        *_cases(name, kind, wire, (("spin", "cross"),), target, aim, **more | {"default": False}),
     ]
 
 
+def _carried(name: str, kind: Kind, mtu: int, **more: Any) -> list[Case]:
+    params = {"mtu": mtu, **more.pop("params", {})}
+    return _cases(name, kind, "pipe", SAME, 3.0, 10.0, params=params, baseline_wire="tun", **more)
+
+
+PLAIN = {"baseline_wire": "kernel1500"}
+OWN = {"baseline_wire": "tap"}
+LOOPBACK = {"baseline_wire": "loopback"}
+SUMS = {"limit": payload, "limit_name": "payload that arrived"}
+
 CASES: list[Case | Checksum] = [
-    *_bulk("tcp.bulk.tap.to_linux", BULK_OUT, "tap", 0.5, 1.0),
-    *_bulk("tcp.bulk.tap.from_linux", BULK_IN, "tap", 0.5, 1.0),
-    *_bulk("tcp.bulk.ring.to_linux", BULK_OUT, "ring", 0.5, 0.8),
-    *_bulk("tcp.bulk.ring.from_linux", BULK_IN, "ring", 0.5, 0.8),
-    *_bulk("tcp.bulk.pair", BULK_OUT, "pair", 0.5, 1.0),
-    *_cases("tcp.rtt.tap", RTT, "tap", ALL, 1.5, 1.0),
+    *_bulk("tcp.bulk.tap.to_linux", BULK_OUT, "tap", 1.0, 1.5),
+    *_bulk("tcp.bulk.tap.from_linux", BULK_IN, "tap", 1.0, 1.5),
+    *_bulk("tcp.bulk.ring.to_linux", BULK_OUT, "ring", 0.8, 1.2),
+    *_bulk("tcp.bulk.ring.from_linux", BULK_IN, "ring", 0.8, 1.2),
+    *_bulk("tcp.bulk.pair", BULK_OUT, "pair", 1.0, 1.5),
+    *_bulk("tcp.bulk.tap1500.to_linux", BULK_OUT, "tap1500", 0.8, 1.3, **PLAIN),
+    *_bulk("tcp.bulk.tap1500.from_linux", BULK_IN, "tap1500", 0.8, 1.3, **PLAIN),
+    *_bulk("tcp.bulk.ring1500.to_linux", BULK_OUT, "ring1500", 0.8, 1.3, **PLAIN),
+    *_bulk("tcp.bulk.ring1500.from_linux", BULK_IN, "ring1500", 0.8, 1.3, **PLAIN),
+    *_cases("tcp.bulk.memory", MEMORY, "memory", SAME, 1.0, 2.0, **LOOPBACK),
+    *_cases("tcp.rtt.tap", RTT, "tap", ALL[:2], 1.0, 0.95),
+    *_cases("tcp.rtt.tap", RTT, "tap", ALL[2:], 1.0, 0.85),
+    *_cases("tcp.rtt.tap.accept", RTT, "tap", ALL, 1.2, 1.0, params={"blocked": {"accepting": 1}}, **OWN),
     *_cases(
-        "tcp.rtt.tap.accept", RTT, "tap", ALL, 1.2, 1.0,
-        params={"accept_thread": True}, baseline_wire="tap",
+        "tcp.rtt.tap.threads8",
+        RTT,
+        "tap",
+        ALL,
+        2.0,
+        1.0,
+        params={"blocked": {"accepting": 4, "receiving": 4}},
+        **OWN,
     ),
-    *_cases("tcp.rtt.ring", RTT, "pair", ALL, 1.5, 0.9),
+    *_cases("tcp.rtt.ring", RTT, "pair", ALL, 0.9, 0.7),
     *_cases("udp.pps.one", UDP_OUT, "tap", BLOCK, 1.0, 2.0),
     *_cases("udp.pps.one.1400", UDP_OUT, "tap", BLOCK, 1.0, 2.0, params=LARGE, default=False),
     *_cases("udp.pps.one.from_linux", UDP_IN, "tap", BLOCK, 1.0, 2.0),
     *_cases("udp.pps.one.from_linux.1400", UDP_IN, "tap", BLOCK, 1.0, 2.0, params=LARGE, default=False),
     *_cases("connect.rate", CONNECT, "tap", BLOCK, 1.0, 1.5),
     *_cases("connect.rate.pair", CONNECT, "pair", BLOCK, 1.5, 3.0),
-    *_cases("python.recv_call", RECV_CALL, "tap", BLOCK[:1], 1.0, 0.9),
-    *_cases("python.send_call", SEND_CALL, "tap", BLOCK[:1], 1.0, 0.9),
+    *_carried("pipe.bulk", CARRIED, 1500),
+    *_carried("pipe.bulk.16000", CARRIED, 16000),
+    *_carried("pipe.bulk.offloads", CARRIED, 1500, params={"offloads": True}, default=False),
+    *_carried("pipe.pps", CARRIED_SMALL, 1500),
+    *_carried("pipe.pps.16000", CARRIED_SMALL, 16000, default=False),
     Checksum("checksum.fused_over_memcpy", 4 << 10),
     Checksum("checksum.fused_over_memcpy.64k", 64 << 10),
     Checksum("checksum.fused_over_memcpy.64m", 64 << 20),
+    *_cases("ledger.checksum.tap1500.to_linux", SUMS_OUT, "tap1500", SAME, 0.02, 0.0, **SUMS),
+    *_cases("ledger.checksum.tap1500.from_linux", SUMS_IN, "tap1500", SAME, 0.02, 0.0, **SUMS),
+    *_cases("python.recv_call.memory", RECV_CALL_MEMORY, "memory", SAME, 0.5, 0.3, **LOOPBACK),
+    *_cases("python.send_call.memory", SEND_CALL_MEMORY, "memory", SAME, 0.5, 0.3, **LOOPBACK),
+    *_cases("python.recv_call.tap", RECV_CALL, "tap", SAME, 1.0, 0.9),
+    *_cases("python.send_call.tap", SEND_CALL, "tap", SAME, 1.0, 0.9),
+    *_cases("cpu.per_gb.tap.to_linux", CPU_OUT, "tap", BLOCK, 1.0, 0.7),
+    *_cases("cpu.per_gb.tap.from_linux", CPU_IN, "tap", BLOCK, 1.0, 0.7),
+    *_cases("cpu.per_gb.ring.to_linux", CPU_OUT, "ring", BLOCK, 1.0, 0.7, default=False),
+    *_cases("cpu.per_gb.ring.from_linux", CPU_IN, "ring", BLOCK, 1.0, 0.7, default=False),
 ]
 
 

@@ -12,24 +12,21 @@ from ustack._bench import machine
 from ustack._bench.beds import Bed, Beds
 from ustack._bench.cases import Case, Checksum
 from ustack._bench.form import Row
+from ustack._bench.measurement import Measurement
 
 CALIBRATION_SECONDS = 0.4
 CALIBRATION_ROUNDS = 2
 
 
+# Wires of the kernel alone, as rows call them.
+KERNELS = {
+    "kernel": "over veth", "kernel1500": "over veth without offloads", "loopback": "over loopback, one thread",
+    "tun": "over two TUN devices, one thread",
+}  # fmt: skip
+
+
 class CannotRun(Exception):
     """A case that this machine cannot run."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One run of one side."""
-
-    value: float
-    near: dict[str, Any]
-    far: dict[str, Any]
-    machine_cpu: float  # CPU seconds of the whole machine
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,10 @@ class Baseline:
     @property
     def name(self) -> str:
         """As it is written into rows."""
-        if self.wire == "kernel":
-            return f"kernel TCP over veth, {self.congestion}" if self.congestion else "kernel UDP over veth"
-        return f"ustack over {self.wire}, {self.congestion} at the kernel's end"
+        if self.wire in KERNELS:
+            what = f"kernel {'TCP' if self.congestion else 'UDP'} {KERNELS[self.wire]}"
+            return f"{what}, {self.congestion}" if self.congestion else what
+        return f"ustack over {self.wire}" + (f", {self.congestion} at the kernel's end" if self.congestion else "")
 
 
 class Runner:
@@ -55,7 +53,7 @@ class Runner:
         self.beds, self.rounds, self.quick, self.tell = beds, rounds, quick, tell
         self.cpu, self.other_cpu = machine.cpus()
         self.congestion = machine.congestion_controls()
-        self._best: dict[tuple[str, str], Baseline] = {}
+        self._best: dict[tuple[str, ...], Baseline] = {}
 
     def cpus(self, placement: str) -> tuple[int, int]:
         """Where the near and the far end go."""
@@ -66,7 +64,14 @@ class Runner:
         return self.other_cpu, self.cpu
 
     def measure(
-        self, bed: Bed, case: Case, placement: str, congestion: str, seconds: float, params: dict[str, Any]
+        self,
+        bed: Bed,
+        case: Case,
+        placement: str,
+        congestion: str,
+        seconds: float,
+        params: dict[str, Any],
+        background: float = 0.0,
     ) -> Measurement:
         """One run."""
         command = {
@@ -75,28 +80,30 @@ class Runner:
         }  # fmt: skip
         began, busy = time.perf_counter(), machine.busy_seconds()
         near, far = bed.perform(command, *self.cpus(placement))
-        value = case.kind.value(near["figures"], far["figures"])
-        return Measurement(value, near, far, machine.busy_seconds() - busy, time.perf_counter() - began)
+        return Measurement(near, far, machine.busy_seconds() - busy, time.perf_counter() - began, background)
 
     def baseline(self, case: Case) -> Baseline:
         """The better of cubic and bbr, and for bulk of same and cross: tried once for each kind of work and wait."""
         if not case.kind.free_baseline:
             congestion = "" if case.kind.work.startswith("udp") else self.congestion[0]
             return Baseline(case.baseline_wire, congestion, case.placement)
-        key = (case.kind.work, case.wait)
+        key = (case.kind.work, case.kind.unit, case.wait, case.baseline_wire)
         if key not in self._best:
-            bed = self.beds.get("kernel", case.wait == "spin")
+            bed = self.beds.get(case.baseline_wire, case.wait == "spin")
             placements = ["cross"] if case.wait == "spin" else ["same", "cross"]
             if self.other_cpu is None:
                 placements = ["same"]
+            background = machine.background()
             tried: Counter[tuple[str, str]] = Counter()
-            for _ in range(CALIBRATION_ROUNDS):
+            seconds = CALIBRATION_SECONDS / (4 if self.quick else 1)
+            for _ in range(1 if self.quick else CALIBRATION_ROUNDS):
                 for congestion in self.congestion:
                     for placement in placements:
-                        m = self.measure(bed, case, placement, congestion, CALIBRATION_SECONDS, {})
-                        tried[congestion, placement] += m.value  # type: ignore[assignment]
-            (congestion, placement), _ = tried.most_common(1)[0]
-            self._best[key] = Baseline("kernel", congestion, placement)
+                        m = self.measure(bed, case, placement, congestion, seconds, {}, background)
+                        tried[congestion, placement] += figure(case, m)  # type: ignore[assignment]
+            best = max if case.kind.better == "higher" else min
+            congestion, placement = best(tried, key=lambda k: tried[k])
+            self._best[key] = Baseline(case.baseline_wire, congestion, placement)
         return self._best[key]
 
     def run(self, case: Case | Checksum) -> Row:
@@ -111,18 +118,20 @@ class Runner:
 
         def ours() -> Measurement:
             bed = self.beds.get(case.wire, spin)
-            return self.measure(bed, case, case.placement, baseline.congestion, seconds, case.params)
+            return self.measure(bed, case, case.placement, baseline.congestion, seconds, case.params, background)
 
         def theirs() -> Measurement:
             bed = self.beds.get(baseline.wire, spin)
-            params = {k: v for k, v in case.params.items() if k != "accept_thread"} | case.baseline_params
-            return self.measure(bed, case, baseline.placement, baseline.congestion, seconds, params)
+            params = {k: v for k, v in case.params.items() if k != "blocked"} | case.baseline_params
+            return self.measure(bed, case, baseline.placement, baseline.congestion, seconds, params, background)
 
         ours()  # the first run resolves addresses, touches memory
-        runs = []
+        runs: list[tuple[Measurement, Measurement | None]] = []
         for k in range(self.rounds):
             self.tell(f"{case.full_name}  {k + 1}/{self.rounds}")
-            if k % 2:
+            if case.limit:
+                runs.append((ours(), None))
+            elif k % 2:
                 base = theirs()
                 runs.append((ours(), base))
             else:
@@ -131,11 +140,16 @@ class Runner:
         return make_row(case, baseline, runs, background)
 
 
+def figure(case: Case, m: Measurement) -> float:
+    """What a row shows of a run."""
+    return case.kind.whole(m) if case.kind.whole else case.kind.value(m.near["figures"], m.far["figures"])
+
+
 def make_row(
-    case: Case, baseline: Baseline, runs: list[tuple[Measurement, Measurement]], background: float
+    case: Case, baseline: Baseline, runs: list[tuple[Measurement, Measurement | None]], background: float
 ) -> Row:
     """The row of the measurements of a case."""
-    us, base = [m for m, _ in runs], [m for _, m in runs]
+    us, base = [m for m, _ in runs], [m for _, m in runs if m is not None]
     stats, far_stats = _sum([m.near["stats"] for m in us]), _sum([m.far["stats"] for m in us])
     notes: dict[str, Any] = {"congestion": baseline.congestion, "baseline_placement": baseline.placement}
     if stats.get("link.tx"):
@@ -146,22 +160,19 @@ def make_row(
         notes["payload_bytes"] = payload
     notes["retransmissions"] = {
         "ustack": stats.get("tcp.retransmitted", 0) + far_stats.get("tcp.retransmitted", 0),
-        "kernel_peer": sum(_figure(m, "retransmissions") for m in us),
-        "baseline": sum(_figure(m, "retransmissions") for m in base),
+        "kernel_peer": sum(int(m.figure("retransmissions")) for m in us),
+        "baseline": sum(int(m.figure("retransmissions")) for m in base),
     }
-    if "p99" in us[0].near["figures"]:
+    if base and "p99" in us[0].near["figures"]:
         notes["p99"] = {"ustack": _median(us, "p99"), "baseline": _median(base, "p99")}
-    notes["cpu"] = {"background_cpus": round(background, 2), "ustack": _cpu(us, background),
-                    "baseline": _cpu(base, background)}  # fmt: skip
+    notes["cpu"] = {"background_cpus": round(background, 2), "ustack": _cpu(us), "baseline": _cpu(base)}
     ledger = _sum_ledgers([m.near["ledger"] for m in us])
+    pairs = [(figure(case, m), case.limit(m)) for m in us] if case.limit else []
+    pairs += [(figure(case, m), figure(case, b)) for m, b in runs if b is not None]
     return Row(
-        case.name, case.api, case.wait, case.placement, case.kind.unit, case.kind.better, baseline.name,
-        [(m.value, b.value) for m, b in runs], case.target, case.aim, ledger, notes,
+        case.name, case.api, case.wait, case.placement, case.kind.unit, case.kind.better,
+        case.limit_name or baseline.name, pairs, case.target, case.aim, ledger, notes,
     )  # fmt: skip
-
-
-def _figure(m: Measurement, name: str) -> int:
-    return int(m.near["figures"].get(name, 0) + m.far["figures"].get(name, 0))
 
 
 def _median(ms: list[Measurement], name: str) -> float:
@@ -170,7 +181,7 @@ def _median(ms: list[Measurement], name: str) -> float:
 
 
 def _payload(ms: list[Measurement]) -> int:
-    return sum(_figure(m, "payload") for m in ms)
+    return sum(int(m.figure("payload")) for m in ms)
 
 
 def _sum(counts: list[dict[str, int]]) -> Counter[str]:
@@ -189,11 +200,10 @@ def _sum_ledgers(ledgers: list[dict[str, tuple[int, int]]]) -> dict[str, tuple[i
     return out
 
 
-def _cpu(ms: list[Measurement], background: float) -> dict[str, float]:
+def _cpu(ms: list[Measurement]) -> dict[str, float]:
     """CPU seconds in all rounds: of the whole machine beyond the background, and of the two processes."""
-    whole = sum(m.machine_cpu - background * m.seconds for m in ms)
     out = {
-        "machine": round(max(whole, 0.0), 3),
+        "machine": round(sum(max(m.machine_cpu - m.background * m.seconds, 0.0) for m in ms), 3),
         "near": round(sum(m.near["cpu"] for m in ms), 3),
         "far": round(sum(m.far["cpu"] for m in ms), 3),
     }

@@ -1,8 +1,9 @@
 """One endpoint, a process of its own: ``python -m ustack._bench.worker STACK``; STACK is a JSON object.
 
     {"wire": "kernel"}                                         sockets of the kernel, in this namespace
-    {"wire": "tap", "device": "us0", "address": "10.9.0.2/24", "busy_poll": 1.0 or null}
+    {"wire": "tap", "device": "us0", "address": "10.9.0.2/24", "offloads": true, "busy_poll": 1.0 or null}
     {"wire": "ring", ...}
+    {"wire": "memory"}, "loopback", "pipe", "tun"              both ends in this process: see ``duets``
 
 Commands come as JSON lines on standard input, answers go out the same way; a failure is ``{"error": text}``.
 """
@@ -20,121 +21,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from ustack._bench import duets
+from ustack._bench.alone import ALONE
+from ustack._bench.hosts import KernelHost, StackHost
 from ustack._bench.work import WORK
-
-
-class Spinning:
-    """A non-blocking socket of the kernel whose calls try again until they can be done."""
-
-    def __init__(self, s: socket.socket) -> None:
-        s.setblocking(False)
-        self.s = s
-        self.shutdown, self.getsockopt, self.setsockopt = s.shutdown, s.getsockopt, s.setsockopt
-
-    def __enter__(self) -> Spinning:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.s.close()
-
-    def recv_into(self, buffer: bytearray) -> int:
-        """As of a blocking socket."""
-        recv_into = self.s.recv_into
-        while True:
-            try:
-                return recv_into(buffer)
-            except BlockingIOError:
-                pass
-
-    def sendall(self, data: bytes | memoryview) -> None:
-        """As of a blocking socket."""
-        send = self.s.send
-        while True:
-            try:
-                n = send(data)
-            except BlockingIOError:
-                continue
-            if n == len(data):
-                return
-            data = memoryview(data)[n:]
-
-
-class KernelHost:
-    """Sockets of the kernel."""
-
-    def __init__(self) -> None:
-        self.congestion: str | None = None
-        self.spin = False
-
-    def configure(self, command: dict[str, Any]) -> None:
-        """Congestion control and wait mode of the sockets to come."""
-        self.congestion, self.spin = command.get("congestion"), command.get("wait") == "spin"
-
-    def _socket(self, kind: int) -> socket.socket:
-        s = socket.socket(socket.AF_INET, kind)
-        if kind == socket.SOCK_STREAM and self.congestion:
-            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self.congestion.encode())
-        return s
-
-    def connect(self, address: tuple[str, int], kind: int = socket.SOCK_STREAM) -> Any:
-        """See ``work.Host``."""
-        s = self._socket(kind)
-        s.connect(address)
-        return Spinning(s) if self.spin else s
-
-    def bound(self, ip: str, kind: int) -> Any:
-        """A socket bound to a free port; it listens if it can. Accepted ones inherit its options."""
-        s = self._socket(kind)
-        s.bind((ip, 0))
-        if kind == socket.SOCK_STREAM:
-            s.listen(128)
-        return s
-
-    def accept(self, listener: Any) -> Any:
-        """See ``work.Host``."""
-        s, _ = listener.accept()
-        return Spinning(s) if self.spin else s
-
-    def stats(self) -> dict[str, int]:
-        """Nothing: the kernel's counters are those of all its sockets."""
-        return {}
-
-    def ledger(self) -> dict[str, tuple[int, int]]:
-        """Nothing: the kernel does not say what it copies."""
-        return {}
-
-
-class StackHost:
-    """Sockets of a stack of ours, on one link."""
-
-    def __init__(self, spec: dict[str, Any]) -> None:
-        import ustack
-
-        make = ustack.Tap if spec["wire"] == "tap" else ustack.PacketRing
-        self.stack = ustack.Stack(busy_poll=spec["busy_poll"])
-        self.stack.add_interface(make(spec["device"]), addresses=[spec["address"]])
-        self.stats, self.ledger = self.stack.stats, self.stack.ledger
-
-    def configure(self, command: dict[str, Any]) -> None:
-        """Nothing: the wait mode is the stack's."""
-
-    def connect(self, address: tuple[str, int], kind: int = socket.SOCK_STREAM) -> Any:
-        """See ``work.Host``."""
-        s = self.stack.socket(socket.AF_INET, kind)
-        s.connect(address)
-        return s
-
-    def bound(self, ip: str, kind: int) -> Any:
-        """A socket bound to a free port; it listens if it can."""
-        s = self.stack.socket(socket.AF_INET, kind)
-        s.bind((ip, 0))
-        if kind == socket.SOCK_STREAM:
-            s.listen(128)
-        return s
-
-    def accept(self, listener: Any) -> Any:
-        """See ``work.Host``."""
-        return listener.accept()[0]
 
 
 def pin(cpu: int) -> None:
@@ -145,29 +35,31 @@ def pin(cpu: int) -> None:
 
 
 @contextlib.contextmanager
-def blocked_in_accept(host: Any, ip: str, wanted: bool) -> Iterator[None]:
-    """While this lasts, another thread waits in accept() on another socket of the same stack."""
-    if not wanted:
-        yield
-        return
-    listener = host.bound(ip, socket.SOCK_STREAM)
-    running = threading.Event()
+def blocked(host: Any, ip: str, accepting: int = 0, receiving: int = 0) -> Iterator[None]:
+    """While this lasts, so many other threads wait in accept() and in recv() of a datagram, each on its own socket."""
+    kinds = [socket.SOCK_STREAM] * accepting + [socket.SOCK_DGRAM] * receiving
+    sockets = [host.bound(ip, kind) for kind in kinds]
+    running = threading.Barrier(len(sockets) + 1)
 
-    def wait() -> None:
-        running.set()
+    def wait(s: Any, kind: int) -> None:
+        running.wait()
         with contextlib.suppress(OSError):
-            listener.accept()
+            s.accept() if kind == socket.SOCK_STREAM else s.recv(1)
 
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
+    threads = [threading.Thread(target=wait, args=pair, daemon=True) for pair in zip(sockets, kinds, strict=True)]
+    for thread in threads:
+        thread.start()
     running.wait()
     try:
         yield
     finally:
-        if isinstance(listener, socket.socket):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(5)
+        for s in sockets:
+            if isinstance(s, socket.socket):
+                with contextlib.suppress(OSError):  # a datagram socket is not connected, and wakes all the same
+                    s.shutdown(socket.SHUT_RDWR)
+            s.close()
+        for thread in threads:
+            thread.join(5)
 
 
 def answer(value: dict[str, Any]) -> None:
@@ -198,21 +90,28 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def perform(host: Any, command: dict[str, Any]) -> dict[str, Any]:
-    """One end of a piece of work. The serving end first answers with its port."""
+def _ends(host: Any, command: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any], dict[str, Any], float]:
+    """Do the work: its figures, and stats, ledger and CPU time as they were before."""
+    if command["end"] == "both":
+        before = host.stats(), host.ledger(), cpu_seconds()
+        return ALONE[command["work"]].both(host, command), *before
     work = WORK[command["work"]]
+    if command["end"] == "serve":
+        with host.bound(command["ip"], work.kind) as listener:
+            answer({"port": listener.getsockname()[1]})
+            before = host.stats(), host.ledger(), cpu_seconds()
+            return work.serve(host, listener, command), *before
+    before = host.stats(), host.ledger(), cpu_seconds()
+    return work.call(host, tuple(command["to"]), command), *before
+
+
+def perform(host: Any, command: dict[str, Any]) -> dict[str, Any]:
+    """One end of a piece of work, or both. The serving end first answers with its port."""
     host.configure(command)
     pin(command["cpu"])
     gc.collect()
-    with blocked_in_accept(host, command["ip"], command.get("accept_thread", False)):
-        if command["end"] == "serve":
-            with host.bound(command["ip"], work.kind) as listener:
-                answer({"port": listener.getsockname()[1]})
-                stats, ledger, cpu = host.stats(), host.ledger(), cpu_seconds()
-                figures = work.serve(host, listener, command)
-        else:
-            stats, ledger, cpu = host.stats(), host.ledger(), cpu_seconds()
-            figures = work.call(host, tuple(command["to"]), command)
+    with blocked(host, command["ip"], **command.get("blocked", {})):
+        figures, stats, ledger, cpu = _ends(host, command)
     return {
         "figures": figures,
         "cpu": cpu_seconds() - cpu,
@@ -221,10 +120,19 @@ def perform(host: Any, command: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def make_host(spec: dict[str, Any]) -> Any:
+    """The sockets of a wire's end."""
+    if spec["wire"] == "kernel":
+        return KernelHost()
+    if spec["wire"] in ("tap", "ring"):
+        return StackHost(spec)
+    return duets.make(spec["wire"])
+
+
 def main() -> None:
     """Serve commands until standard input ends."""
     spec = json.loads(sys.argv[1])
-    host = KernelHost() if spec["wire"] == "kernel" else StackHost(spec)
+    host = make_host(spec)
     gc.disable()
     answer({"ready": os.getpid()})
     for line in sys.stdin:

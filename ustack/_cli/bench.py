@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the rows there (- for standard output)")
     parser.add_argument("--rounds", type=int, help="paired rounds of each row (default 7)")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} short rounds: an impression")
-    parser.add_argument("--list", action="store_true", help="print the names, and which run by default (*)")
+    parser.add_argument("--list", action="store_true", help="what there is, and which rows run by default (*)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,8 +48,13 @@ def run(args: argparse.Namespace) -> int:
     from ustack._bench.form import ROUNDS
 
     if args.list:
-        for case in CASES:
-            print(f"{'*' if case.default else ' '} {case.full_name}")
+        from ustack._bench.about import ABOUT
+
+        for name in dict.fromkeys(case.name for case in CASES):
+            print(f"{name}: {ABOUT[name]}")
+            for case in CASES:
+                if case.name == name:
+                    print(f"  {'*' if case.default else ' '} {case.full_name}")
         return 0
     cases, unknown = choose(args.names)
     if unknown:
@@ -84,8 +89,9 @@ def _obstacles(cases: list[Case | Checksum]) -> dict[str, str]:
         return {}
     if why := testbed.enter_user_namespace():
         return dict.fromkeys(wires, why)
-    if "tap" in wires and (why := testbed.why_no_tun()):
-        return {"tap": why}
+    tuns = wires & {"tap", "tap1500", "pipe"}
+    if tuns and (why := testbed.why_no_tun()):
+        return dict.fromkeys(tuns, why)
     return {}
 
 

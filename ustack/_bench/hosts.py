@@ -1,0 +1,122 @@
+"""The stacks that sockets are made on, at one end of a wire: the kernel's and ours, with the same methods."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+
+class Spinning:
+    """A non-blocking socket of the kernel whose calls try again until they can be done."""
+
+    def __init__(self, s: socket.socket) -> None:
+        s.setblocking(False)
+        self.s = s
+        self.shutdown, self.getsockopt, self.setsockopt = s.shutdown, s.getsockopt, s.setsockopt
+        self.fileno = s.fileno
+
+    def __enter__(self) -> Spinning:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.s.close()
+
+    def recv_into(self, buffer: bytearray) -> int:
+        """As of a blocking socket."""
+        recv_into = self.s.recv_into
+        while True:
+            try:
+                return recv_into(buffer)
+            except BlockingIOError:
+                pass
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        """As of a blocking socket."""
+        send = self.s.send
+        while True:
+            try:
+                n = send(data)
+            except BlockingIOError:
+                continue
+            if n == len(data):
+                return
+            data = memoryview(data)[n:]
+
+
+class KernelHost:
+    """Sockets of the kernel."""
+
+    def __init__(self) -> None:
+        self.congestion: str | None = None
+        self.spin = False
+
+    def configure(self, command: dict[str, Any]) -> None:
+        """Congestion control and wait mode of the sockets to come."""
+        self.congestion, self.spin = command.get("congestion"), command.get("wait") == "spin"
+
+    def _socket(self, kind: int) -> socket.socket:
+        s = socket.socket(socket.AF_INET, kind)
+        if kind == socket.SOCK_STREAM and self.congestion:
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self.congestion.encode())
+        return s
+
+    def connect(self, address: tuple[str, int], kind: int = socket.SOCK_STREAM) -> Any:
+        """See ``work.Host``."""
+        s = self._socket(kind)
+        s.connect(address)
+        return Spinning(s) if self.spin else s
+
+    def bound(self, ip: str, kind: int) -> Any:
+        """A socket bound to a free port; it listens if it can. Accepted ones inherit its options."""
+        s = self._socket(kind)
+        s.bind((ip, 0))
+        if kind == socket.SOCK_STREAM:
+            s.listen(128)
+        return s
+
+    def accept(self, listener: Any) -> Any:
+        """See ``work.Host``."""
+        s, _ = listener.accept()
+        return Spinning(s) if self.spin else s
+
+    def stats(self) -> dict[str, int]:
+        """Nothing: the kernel's counters are those of all its sockets."""
+        return {}
+
+    def ledger(self) -> dict[str, tuple[int, int]]:
+        """Nothing: the kernel does not say what it copies."""
+        return {}
+
+
+class StackHost:
+    """Sockets of a stack of ours, on one link."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        import ustack
+
+        make = ustack.Tap if spec["wire"] == "tap" else ustack.PacketRing
+        self.stack = ustack.Stack(busy_poll=spec["busy_poll"])
+        link = make(spec["device"], offloads=spec["offloads"])
+        self.stack.add_interface(link, addresses=[spec["address"]])
+        self.stats, self.ledger = self.stack.stats, self.stack.ledger
+
+    def configure(self, command: dict[str, Any]) -> None:
+        """Nothing: the wait mode is the stack's."""
+
+    def connect(self, address: tuple[str, int], kind: int = socket.SOCK_STREAM) -> Any:
+        """See ``work.Host``."""
+        s = self.stack.socket(socket.AF_INET, kind)
+        s.connect(address)
+        return s
+
+    def bound(self, ip: str, kind: int) -> Any:
+        """A socket bound to a free port; it listens if it can."""
+        s = self.stack.socket(socket.AF_INET, kind)
+        s.bind((ip, 0))
+        if kind == socket.SOCK_STREAM:
+            s.listen(128)
+        return s
+
+    def accept(self, listener: Any) -> Any:
+        """See ``work.Host``."""
+        return listener.accept()[0]
