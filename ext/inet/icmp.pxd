@@ -24,8 +24,9 @@ cdef int icmp_init(inet *net) noexcept nogil
 cdef void icmp_free(inet *net) noexcept nogil
 # The upcall for protocol 1; owner is the inet.
 cdef void icmp_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nogil
-# An error about a received packet, if it deserves one and the limit allows it.
+# An error about a received packet, if it deserves one and the limit allows it. detail: the MTU, or the pointer of a
+# parameter problem.
 cdef void icmp_send(inet *net, mblk *about, const ip_packet *ip, uint8_t type, uint8_t code,
-                    uint16_t mtu) noexcept nogil
+                    uint16_t detail) noexcept nogil
 # A packet of ours (from its IP header on) that could not be delivered to its next hop: tell its transport.
 cdef void icmp_unreachable(inet *net, const mblk *pkt) noexcept nogil

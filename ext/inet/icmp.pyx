@@ -270,7 +270,7 @@ cdef bint deserves(const mblk *about, const ip_packet *ip) noexcept nogil:
 
 
 cdef void icmp_send(inet *net, mblk *about, const ip_packet *ip, uint8_t type, uint8_t code,
-                    uint16_t mtu) noexcept nogil:
+                    uint16_t detail) noexcept nogil:
     cdef icmp_header h
     cdef mblk *m
     cdef size_t n
@@ -284,7 +284,8 @@ cdef void icmp_send(inet *net, mblk *about, const ip_packet *ip, uint8_t type, u
     memset(&h, 0, sizeof(h))
     h.type = type
     h.code = code
-    h.mtu = mtu
+    h.mtu = detail
+    h.pointer = <uint8_t>detail
     icmp_emit(m.rptr, &h)
     memcpy(m.rptr + ICMP_LEN, ip.header, ip.header_len)
     n = ip.header_len

@@ -14,6 +14,7 @@ from ustack._core.base.counters cimport (C_IP_CHECKSUM, C_IP_FOREIGN, C_IP_FRAG_
 from ustack._core.base.rng cimport siphash
 from ustack._core.inet.cache cimport cache_use
 from ustack._core.inet.fragment cimport fragment_input, fragment_output
+from ustack._core.inet.icmp cimport icmp_send
 from ustack._core.inet.inet cimport (ICMP_ERR_PROTO, IP_DF, IP_NO_CSUM, icmp_error, inet, inet_is_local, ip_packet,
                                      path_room, upcall)
 from ustack._core.inet.netif cimport netif
@@ -23,8 +24,9 @@ from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport (adjmsg, alloc_header, freemsg, linkb, mblk, mblk_len, pkt_pull, pkt_push,
                                     pullupmsg)
 from ustack._core.wire.ether cimport ETHER_IP4, ETHER_LEN, ether_emit
+from ustack._core.wire.icmp cimport ICMP_PARAM_PROBLEM
 from ustack._core.wire.ip4 cimport (IP4_BAD_VERSION, IP4_LEN, IP4_MAX, IP4_MAX_HEADER, IP4_OK, IP4_SHORT, ip4_check,
-                                    ip4_check_options, ip4_emit, ip4_header, ip4_header_len, ip4_parse, ip4_sum_ok)
+                                    ip4_check_options, ip4_emit, ip4_header, ip4_parse, ip4_sum_ok)
 from ustack._core.wire.tcp cimport TCP_LEN, tcp_header_len
 
 cdef enum:
@@ -36,7 +38,6 @@ cdef enum:
 cdef int check_header(inet *net, netif *ifp, mblk *m) noexcept nogil:
     """0, or -1 (counted) if the header is not one."""
     cdef int found
-    cdef size_t options
     if mblk_len(m) < IP4_LEN and m.pkt_len >= IP4_LEN and not pullupmsg(net.ctx.mem, m, IP4_LEN):
         count(&net.ctx.n, C_IP_NOMEM)
         return -1
@@ -52,13 +53,21 @@ cdef int check_header(inet *net, netif *ifp, mblk *m) noexcept nogil:
     if ifp.layer != 0 and not ip4_sum_ok(m.rptr):
         count(&net.ctx.n, C_IP_CHECKSUM)
         return -1
-    options = ip4_header_len(m.rptr) - IP4_LEN
-    if options:
-        found = ip4_check_options(m.rptr + IP4_LEN, options)
-        if found:
-            count(&net.ctx.n, C_IP_OPTION if found < 0 else C_IP_SOURCE_ROUTE)
-            return -1
     return 0
+
+
+cdef bint check_options(inet *net, mblk *m, const ip4_header *h, ip_packet *ip) noexcept nogil:
+    """Nothing is source-routed to us (RFC 7126); of an option without a length the source is told (RFC 1122
+    3.2.2.5)."""
+    cdef int found = ip4_check_options(m.rptr + IP4_LEN, h.header_len - IP4_LEN)
+    if found == 0:
+        return True
+    count(&net.ctx.n, C_IP_OPTION if found < 0 else C_IP_SOURCE_ROUTE)
+    if found < 0 and h.frag_offset == 0 and transport_whole(net, m, ip):
+        ip.header = m.rptr
+        pkt_pull(m, ip.header_len)
+        icmp_send(net, m, ip, ICMP_PARAM_PROBLEM, 0, <uint16_t>(IP4_LEN - found - 1))
+    return False
 
 
 cdef bint is_broadcast(netif *ifp, uint32_t v4) noexcept nogil:
@@ -148,6 +157,10 @@ cdef void ip4_input(inet *net, netif *ifp, mblk *taken, bint group) noexcept nog
     ip.ttl = h.ttl
     ip.tos = h.tos
     ip.header_len = h.header_len
+    ip.length = m.pkt_len - ip.header_len
+    if h.header_len > IP4_LEN and not check_options(net, m, &h, &ip):
+        freemsg(m)
+        return
     if h.mf or h.frag_offset:
         count(&net.ctx.n, C_IP_FRAG_RX)
         m = fragment_input(net, m, &h, &ip)

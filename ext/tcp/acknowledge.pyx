@@ -14,7 +14,7 @@ from ustack._core.tcp.block cimport (
     snd_limit, tcb, tcb_post,
 )
 from ustack._core.tcp.close cimport fin_acknowledged
-from ustack._core.tcp.input cimport challenge
+from ustack._core.tcp.input cimport challenge, update_ts_recent
 from ustack._core.tcp.listen cimport handshake_done
 from ustack._core.tcp.queue cimport snd_queued, sq_release
 from ustack._core.tcp.recovery cimport recovery_ack, recovery_sack
@@ -33,7 +33,9 @@ cdef bint check_ack(tcb *c, arrival *s) noexcept nogil:
         return False
     if not acceptable(c, s):
         return False
+    update_ts_recent(c, s)
     c.last_rcv = s.t.ctx.now
+    c.error_soft = 0
     process(c, s)
     # Our FIN may have been acknowledged: the block may be in another state now, or gone.
     return not (has(c, TF_SHUT_WR) and c.snd_una == c.snd_end + 1) or fin_acknowledged(c)

@@ -228,6 +228,7 @@ cdef struct tcb:
     uint8_t tos
     uint8_t ttl
     int error                   # pending, positive
+    int error_soft              # what ICMP said of the path since the last ACK: the reason of a time-out, if it comes
     const cc_ops *cc
     # --- where it is
     flow_entry link             # .key: the four-tuple

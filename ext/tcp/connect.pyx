@@ -153,6 +153,7 @@ cdef void forget_former(tcb *c) noexcept nogil:
     c.rq_held = 0
     c.mss_peer = 0
     c.error = 0
+    c.error_soft = 0
     c.rcv_nxt = 0
     c.rcv_adv = 0
     c.total_retrans = 0

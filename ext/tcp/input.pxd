@@ -17,6 +17,7 @@ Each step says whether the next one is to follow. The third, security, has no us
 
 from ustack._core.inet.inet cimport ip_packet
 from ustack._core.mem.mblk cimport mblk
+from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport tcb
 
 # The upcall of the internet layer.
@@ -24,3 +25,5 @@ cdef void tcp_input(void *proto, mblk *taken, const ip_packet *ip) noexcept nogi
 # An ACK that tells an honest peer our numbers and an attacker nothing; limited per connection, where it answers
 # segments without text, and globally at random (RFC 5961 7 and 10, CVE-2016-5696).
 cdef void challenge(tcb *c) noexcept nogil
+# What a segment with an acceptable ACK says of the peer's clock (RFC 7323 4.3).
+cdef void update_ts_recent(tcb *c, const arrival *s) noexcept nogil

@@ -177,6 +177,9 @@ cdef void finish(tcb *c, arrival *s) noexcept nogil:
 cdef void arrives(tcb *c, arrival *s) noexcept nogil:
     if c.state == TCPS_SYN_RECEIVED:
         strip_syn(c, s)
+        if repeats_syn(c, s):
+            resend_synack(c)
+            return
     if (check_sequence(c, s) and check_reset(c, s) and check_syn(c, s) and check_ack(c, s)
             and take_text(c, s)):
         check_fin(c, s)
@@ -188,6 +191,11 @@ cdef void strip_syn(tcb *c, arrival *s) noexcept nogil:
             and s.h.ack == c.snd_nxt):
         s.h.flags &= ~TH_SYN
         s.h.seq += 1
+
+
+cdef bint repeats_syn(const tcb *c, const arrival *s) noexcept nogil:
+    """The SYN again, whatever text it brings: our SYN-ACK was lost."""
+    return (s.h.flags & (TH_SYN | TH_RST | TH_ACK | TH_FIN)) == TH_SYN and s.h.seq == c.irs
 
 
 cdef bint at_least_recent(const tcb *c, const arrival *s) noexcept nogil:
@@ -239,26 +247,25 @@ cdef bint check_sequence(tcb *c, arrival *s) noexcept nogil:
     if old:
         count(&s.t.ctx.n, C_TCP_PAWS)
     elif in_window(c, s):
-        update_ts_recent(c, s)
         return True
     elif s.h.flags & TH_RST:
         count(&s.t.ctx.n, C_TCP_RST_BAD)
         return False
     else:
         count(&s.t.ctx.n, C_TCP_OUT_OF_WINDOW)
-    if c.state == TCPS_SYN_RECEIVED and s.h.flags & TH_SYN and s.h.seq == c.irs:
-        resend_synack(c)
-        return False
-    if c.state == TCPS_TIME_WAIT and s.h.flags & TH_FIN:
-        time_wait_restart(c)
+    if c.state == TCPS_TIME_WAIT and s.h.flags & TH_FIN and seg_end(s) == c.rcv_nxt:
+        time_wait_restart(c)            # that very FIN: anybody else's would keep the block for ever
     note_duplicate(c, s)
-    if s.n or s.h.flags & TH_FIN or may_answer(c):
+    if s.h.flags & TH_SYN:
+        challenge(c)                    # whatever its number (RFC 5961 4.2)
+    elif s.n or s.h.flags & TH_FIN or may_answer(c):
         seg_ack(c)                      # at once: the peer counts duplicate ACKs
     return False
 
 
 cdef void update_ts_recent(tcb *c, const arrival *s) noexcept nogil:
-    """RFC 7323 4.3: only from the segment that spans the last ACK sent, so that delayed ACKs echo the oldest."""
+    """RFC 7323 4.3: only from the segment that spans the last ACK sent, so that delayed ACKs echo the oldest; and,
+    as in Linux, only once its ACK has been found acceptable: a blind one could silence the real peer by PAWS."""
     if (has(c, TF_TS) and s.o.has_ts and at_least_recent(c, s)
             and seq_leq(s.h.seq, c.last_ack_sent)):
         c.ts_recent = s.o.tsval

@@ -10,7 +10,7 @@ from ustack._core.base.codes cimport CSUM_PARTIAL, GSO_TCP4, GSO_TCP6, IPPROTO_T
 from ustack._core.base.counters cimport (
     C_TCP_NOMEM, C_TCP_RST_LIMITED, C_TCP_RST_TX, C_TCP_TX, C_TCP_TX_BYTES, count, count_n,
 )
-from ustack._core.base.seq cimport seq_t
+from ustack._core.base.seq cimport seq_geq, seq_t
 from ustack._core.base.types cimport NS_SEC
 from ustack._core.base.wheel cimport timer_stop
 from ustack._core.inet.inet cimport (
@@ -213,8 +213,17 @@ cdef int bare_ack(tcb *c, seq_t seq) noexcept nogil:
     return 0
 
 
+cdef seq_t audible(const tcb *c) noexcept nogil:
+    """SND.NXT, unless the peer has shrunk its window to the left of that: it hears only what begins inside it
+    (RFC 9293 3.8.6, as Linux: tcp_acceptable_seq). What the scale of the window rounds off is no shrinking."""
+    cdef seq_t edge = c.snd_una + c.snd_wnd
+    if c.state == TCPS_SYN_RECEIVED or seq_geq(edge, c.snd_nxt) or c.snd_nxt - edge < <uint32_t>1 << c.snd_wscale:
+        return c.snd_nxt
+    return edge
+
+
 cdef int seg_ack(tcb *c) noexcept nogil:
-    return bare_ack(c, c.snd_nxt)
+    return bare_ack(c, audible(c))
 
 
 cdef int seg_probe(tcb *c) noexcept nogil:
@@ -240,7 +249,7 @@ cdef void seg_reset(tcb *c) noexcept nogil:
     cdef tcp_options o
     tcp_clear_options(&o)
     h.flags = TH_RST | TH_ACK
-    h.seq = c.snd_nxt
+    h.seq = audible(c)
     h.ack = c.rcv_nxt
     h.window = 0
     h.urgent = 0

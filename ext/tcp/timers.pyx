@@ -58,7 +58,7 @@ cdef bint user_timeout_over(tcb *c, ns_t now) noexcept nogil:
 cdef void give_up(tcb *c) noexcept nogil:
     """The peer is gone: nothing more is sent (RFC 9293 3.10.8)."""
     count(&c.home.ctx.n, C_TCP_ABORT_TIMEOUT)
-    conn_end(c, ETIMEDOUT)
+    conn_end(c, c.error_soft if c.error_soft else ETIMEDOUT)
 
 
 cdef void syn_timeout(tcb *c) noexcept nogil:
@@ -151,7 +151,8 @@ cdef void keepalive_timeout(tcb *c, ns_t now) noexcept nogil:
         return
     if c.keep_probes >= c.keep_cnt or (c.user_timeout and c.keep_probes and idle >= c.user_timeout * NS_MS):
         count(&c.home.ctx.n, C_TCP_ABORT_TIMEOUT)
-        conn_abort(c, ETIMEDOUT)        # a peer that has rebooted learns of it, as with Linux
+        # With a word: a peer that has rebooted learns of it, as with Linux.
+        conn_abort(c, c.error_soft if c.error_soft else ETIMEDOUT)
         return
     c.keep_probes += 1
     count(&c.home.ctx.n, C_TCP_KEEPALIVE)

@@ -62,8 +62,11 @@ cdef void tcp_error(void *proto, const ip_error *e) noexcept nogil:
         too_big(c, e.mtu)
         return
     error = errno_of(e.kind)
-    # A connection that works is not ended by anybody's say-so (RFC 5927 5.2): only one that is being opened.
+    # A connection that works is not ended by anybody's say-so (RFC 5927 5.2): only one that is being opened. What was
+    # said is remembered: should the connection time out, that is the reason to tell (RFC 1122 4.2.3.9).
     if error == 0 or c.state not in (TCPS_SYN_SENT, TCPS_SYN_RECEIVED):
+        if error:
+            c.error_soft = error
         count(&t.ctx.n, C_TCP_ICMP_IGNORED)
         return
     count(&t.ctx.n, C_TCP_ICMP_HARD)

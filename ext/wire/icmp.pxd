@@ -12,6 +12,7 @@ cdef enum:
     O_ID = 4
     O_SEQ = 6
     O_MTU = 6
+    O_POINTER = 4
 
 cdef enum:
     ICMP_LEN = 8
@@ -51,6 +52,7 @@ cdef struct icmp_header:
     uint16_t id                 # echo
     uint16_t seq
     uint16_t mtu                # UNREACH_NEEDFRAG (RFC 1191)
+    uint8_t pointer             # ICMP_PARAM_PROBLEM: the byte of the IP header that is wrong
 
 
 cdef inline int icmp_check(const uint8_t *p, size_t n) noexcept nogil:
@@ -63,10 +65,11 @@ cdef inline void icmp_parse(const uint8_t *p, icmp_header *h) noexcept nogil:
     h.id = get16(p + O_ID)
     h.seq = get16(p + O_SEQ)
     h.mtu = get16(p + O_MTU)
+    h.pointer = p[O_POINTER]
 
 
 cdef inline void icmp_emit(uint8_t *p, const icmp_header *h) noexcept nogil:
-    """Write the header with a checksum of 0. Of id, seq and mtu: what the type has."""
+    """Write the header with a checksum of 0. Of id, seq, mtu and pointer: what the type has."""
     p[O_TYPE] = h.type
     p[O_CODE] = h.code
     put_sum(p + O_CHECKSUM, 0)
@@ -76,6 +79,8 @@ cdef inline void icmp_emit(uint8_t *p, const icmp_header *h) noexcept nogil:
         put16(p + O_SEQ, h.seq)
     elif h.type == ICMP_UNREACH:
         put16(p + O_MTU, h.mtu)
+    elif h.type == ICMP_PARAM_PROBLEM:
+        p[O_POINTER] = h.pointer
 
 
 cdef inline bint icmp_is_error(uint8_t type) noexcept nogil:

@@ -148,8 +148,8 @@ cdef inline uint32_t ip4_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint3
 
 
 cdef inline int ip4_check_options(const uint8_t *p, size_t n) noexcept nogil:
-    """Walk n bytes of options: 0, -1 if one runs past the end or has no length, 1 if there is a source
-    route."""
+    """Walk n bytes of options: 0, 1 if there is a source route; -1 - i if the one that begins at byte i runs past
+    the end or has no length."""
     cdef size_t i = 0
     cdef size_t length
     while i < n:
@@ -159,10 +159,10 @@ cdef inline int ip4_check_options(const uint8_t *p, size_t n) noexcept nogil:
             i += 1
             continue
         if i + 1 >= n:
-            return -1
+            return -1 - <int>i
         length = p[i + 1]
         if length < 2 or length > n - i:
-            return -1
+            return -1 - <int>i
         if p[i] == IP4_OPT_LSRR or p[i] == IP4_OPT_SSRR:
             return 1
         i += length

@@ -93,7 +93,8 @@ def test_ip4_check():
 
 @pytest.mark.parametrize(("options", "result"), [
     (b"", 0), (b"\x01\x01\x00\xff", 0), (b"\x07\x04\x04\x00", 0),
-    (b"\x07", -1), (b"\x07\x00\x00\x00", -1), (b"\x07\x01\x00\x00", -1), (b"\x07\x05\x00\x00", -1),
+    (b"\x07", -1), (b"\x01\x07\x00", -2), (b"\x07\x00\x00\x00", -1), (b"\x07\x01\x00\x00", -1),
+    (b"\x07\x05\x00\x00", -1),
     (b"\x83\x07\x04\x01\x02\x03\x04\x00", 1), (b"\x01\x89\x03\x04", 1),
 ])
 def test_ip4_options(options: bytes, result: int):

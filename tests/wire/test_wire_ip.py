@@ -55,11 +55,16 @@ def bad(offset, value):
     (echo(dst="127.0.0.1"), "ip_martian"),
     (echo(dst=OTHER), "ip_foreign"),
     (echo(options=[IPOption_LSRR(routers=["1.2.3.4"])]), "ip_source_route"),
-    (echo(options=[Raw(b"\x07\x00\x00\x00")]), "ip_bad_option"),
-    (echo(options=[Raw(b"\x07\xff\x04\x00")]), "ip_bad_option"),
 ])
 def test_dropped_in_silence(wire, packet, counter):
     wire.dropped(packet, **{counter: 1})
+
+
+@pytest.mark.parametrize("option", [b"\x07\x00\x00\x00", b"\x07\xff\x04\x00"])
+def test_an_option_that_cannot_be_is_a_parameter_problem(wire, option):
+    with wire.counts(ip_bad_option=1, icmp_error_tx=1):
+        [answer] = wire.ask(echo(options=[Raw(option)]))
+    assert (answer[ICMP].type, answer[ICMP].code, answer[ICMP].ptr) == (12, 0, 20)
 
 
 @pytest.mark.parametrize("options", [[IPOption_NOP()] * 4, [IPOption_RR(routers=["0.0.0.0"])]])

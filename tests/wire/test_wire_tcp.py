@@ -261,7 +261,7 @@ def test_only_the_exact_reset_resets(peer, wire):
 def test_a_syn_in_the_middle_is_challenged(peer, wire):
     for seq in (0, 1, 1000, 200_000_000):
         assert peer.ask("S", seq) == [("A", 1, 1, b"")], seq
-    assert wire.net.stats()["tcp.challenge_ack"] == 2        # outside the window it is an unacceptable segment
+    assert wire.net.stats()["tcp.challenge_ack"] == 4        # whatever its number
     assert peer.ask("PA", 1, 1, b"unharmed") == [("A", 1, 9, b"")]
 
 
