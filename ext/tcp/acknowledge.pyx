@@ -99,7 +99,10 @@ cdef bint take_window(tcb *c, arrival *s) noexcept nogil:
     cdef bint changed
     if seq_lt(s.h.ack, c.snd_una):
         return False
-    if not (seq_lt(c.snd_wl1, s.h.seq) or (c.snd_wl1 == s.h.seq and seq_leq(c.snd_wl2, s.h.ack))):
+    # What acknowledges more is newer, whatever its number: the window counts from what it acknowledges, and the old
+    # one counted from there would reach farther than was ever offered.
+    if not (seq_gt(s.h.ack, c.snd_una) or seq_lt(c.snd_wl1, s.h.seq)
+            or (c.snd_wl1 == s.h.seq and seq_leq(c.snd_wl2, s.h.ack))):
         return False
     c.snd_wl1 = s.h.seq
     c.snd_wl2 = s.h.ack

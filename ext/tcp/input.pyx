@@ -191,6 +191,7 @@ cdef void strip_syn(tcb *c, arrival *s) noexcept nogil:
             and s.h.ack == c.snd_nxt):
         s.h.flags &= ~TH_SYN
         s.h.seq += 1
+        s.h.window >>= c.snd_wscale     # in a SYN it is not scaled (RFC 7323 2.2); those who read it will
 
 
 cdef bint repeats_syn(const tcb *c, const arrival *s) noexcept nogil:

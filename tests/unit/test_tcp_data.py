@@ -722,3 +722,17 @@ def test_coalesced_segments_out_of_order_count_as_many_without_sack(sack: bool, 
     for _ in range(acks):
         p.recv("A", ack=1)
     p.recv_nothing()
+
+
+def test_the_window_counts_from_what_its_segment_acknowledges():
+    """A segment with an older number that acknowledges more brings its window along: the old window, counted from the
+    new acknowledgement, would reach beyond what the peer ever offered."""
+    p = established(window=3000)
+    p.conn.send(bytes(3000))
+    p.recv_all()
+    p.send("A", 500, 1, b"early", window=3000)
+    p.send("A", 1, 3001, b"on time", window=100)
+    p.recv_all()
+    p.conn.send(bytes(3000))
+    p.after(5)
+    assert max((s.seq - p.ours & MASK) + len(s.data) for s in p.recv_all()) <= 3101

@@ -215,6 +215,17 @@ def test_simultaneous_open():
     assert p.conn.send(b"x") == 1
 
 
+def test_the_window_of_a_syn_ack_is_not_scaled_in_a_simultaneous_open():
+    """RFC 7323 2.2: in a SYN never, so that 1000 bytes are 1000 bytes."""
+    p = syn_sent()
+    p.send("S", 0, options=options_bytes(mss=1460, wscale=7))
+    p.recv("SA", seq=0, ack=1)
+    p.send("SA", 0, 1, window=1000, options=options_bytes(mss=1460, wscale=7))
+    assert p.conn.state == "ESTABLISHED"
+    p.conn.send(bytes(20_000))
+    assert max((s.seq - p.ours & 0xFFFFFFFF) + len(s.data) for s in p.recv_all()) <= 1001
+
+
 def test_self_connect():
     host = Host(0x7F000001, loopback=True)
     c = host.socket()
