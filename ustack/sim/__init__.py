@@ -23,7 +23,7 @@ from random import Random
 from types import TracebackType
 from typing import Any
 
-from ustack import Stack, VirtualClock
+from ustack import Pipe, Stack, VirtualClock
 from ustack.sim.apps import (
     SECOND,
     Flow,
@@ -39,13 +39,14 @@ from ustack.sim.apps import (
     sleep,
     writable,
 )
-from ustack.sim.cable import Cable, Packet, Way
+from ustack.sim.cable import Cable, Packet, Port, Way
+from ustack.sim.machine import Machine, MachineStack
 from ustack.socket import SOCK_DGRAM, SOCK_STREAM
 from ustack.socket import socket as _socket
 
 __all__ = [
-    "Cable", "Flow", "Host", "Network", "Packet", "Steps", "Stuck", "Task", "accept", "connect", "join", "readable",
-    "recv", "recv_exactly", "send_all", "sleep", "writable",
+    "Cable", "Flow", "Host", "Machine", "Network", "Packet", "Steps", "Stuck", "Task", "accept", "connect", "join",
+    "readable", "recv", "recv_exactly", "send_all", "sleep", "writable",
 ]
 
 
@@ -65,6 +66,13 @@ class Host:
     def __repr__(self) -> str:
         return f"<Host {self.name} {self.address}>"
 
+    def _plug(self, sink: Host, mtu: int) -> Port:
+        """One end of a cable to another host: packets to it leave here, packets from it come in here."""
+        pipe = Pipe(layer=3, mtu=mtu, queue=4096)
+        self.stack.add_interface(pipe, [f"{self.address}/32"])
+        self.stack.add_route(f"{sink.address}/32", link=pipe)
+        return pipe
+
     def socket(self, kind: int = SOCK_STREAM) -> _socket:
         """A new non-blocking socket."""
         return self.stack.socket(type=kind)
@@ -80,11 +88,24 @@ class Host:
         return sock
 
 
+class _MachineHost(Host):
+    """A host that a Machine plays."""
+
+    def __init__(self, name: str, address: str, machine: Machine):
+        played = MachineStack(machine)
+        super().__init__(name, address, played)     # type: ignore[arg-type]
+        self._played = played
+
+    def _plug(self, sink: Host, mtu: int) -> Port:
+        return self._played
+
+
 class Network:
     """Hosts, the cables between them, one virtual clock.
 
     seed: an int or a str; it determines every packet, every timer and every impairment. trace: keep a list of all
     packets (``trace``); their hash (``digest``) is kept in any case. start_ns: what the clock shows first.
+    ``watch``: called with every Packet when it is sent, if set. ``events``: how often time has moved on so far.
     Not for use by several threads.
     """
 
@@ -96,9 +117,11 @@ class Network:
         self.trace: list[Packet] = []
         self.tasks: list[Task] = []
         self.leaks: dict[str, int] = {}
+        self.watch: Callable[[Packet], None] | None = None
+        self.events = 0
         self._keep = trace
         self._sha = hashlib.sha256()
-        self._flying: list[tuple[int, int, Way, bytes]] = []
+        self._flying: list[tuple[int, int, Port, bytes]] = []
         self._count = 0
         self._running: list[Task] = []
 
@@ -118,6 +141,14 @@ class Network:
         made = self.hosts[name] = Host(name, address, stack)
         return made
 
+    def machine(self, name: str, address: str, machine: Machine) -> Host:
+        """A new host that is no stack: what it sends and when is decided by ``machine`` (see Machine)."""
+        if name in self.hosts:
+            raise ValueError(f"there is a host {name!r} already")
+        machine.advance_to(self.now_ns)
+        made = self.hosts[name] = _MachineHost(name, address, machine)
+        return made
+
     def link(
         self, a: Host, b: Host, *, loss: float = 0.0, duplicate: float = 0.0, reorder: float = 0.0,
         corrupt: float = 0.0, delay: float = 0.0, jitter: float = 0.0, rate: float | None = None, mtu: int = 1500,
@@ -128,7 +159,8 @@ class Network:
         loss, duplicate, reorder, corrupt: probabilities per packet. A reordered packet is held back for up to three
         times delay + jitter, at least up to a millisecond; a corrupted one has one bit flipped; a duplicate comes
         up to a delay later. delay, jitter: seconds; jitter alone never reorders. rate: bits per second, None for no
-        bound, with `queue` packets of room in front. mtu: bytes of an IP packet, 68 to 65535.
+        bound, with `queue` packets of room in front. mtu: bytes of an IP packet, 68 to 65535; it may be lowered later
+        (``cable.mtu``), as if by a router in between: what is too large is dropped, and its sender told (RFC 1191).
         Raises ValueError.
         """
         for name, value in (("loss", loss), ("duplicate", duplicate), ("reorder", reorder), ("corrupt", corrupt)):
@@ -141,11 +173,10 @@ class Network:
         cable = Cable(a, b, loss, duplicate, reorder, corrupt, delay, jitter, rate, mtu, queue)
         there = Way(cable, a, b, Random(f"{self.seed}/{len(self.cables)}/{a.name}>{b.name}"))
         back = Way(cable, b, a, Random(f"{self.seed}/{len(self.cables)}/{b.name}>{a.name}"))
-        there.into, back.into = back.out, there.out
         for way in (there, back):
-            way.source.stack.add_interface(way.out, [f"{way.source.address}/32"])
-            way.source.stack.add_route(f"{way.sink.address}/32", link=way.out)
+            way.out = way.source._plug(way.sink, mtu)
             way.source._ways.append(way)
+        there.into, back.into = back.out, there.out
         self.cables.append(cable)
         return cable
 
@@ -249,11 +280,12 @@ class Network:
     def _advance(self, to_ns: int) -> None:
         """Go to an instant, at or before the next event's, and do what is due then."""
         self.now_ns = to_ns
+        self.events += 1
         for host in self.hosts.values():
             host.stack.advance_to(to_ns)
         while self._flying and self._flying[0][0] <= to_ns:
-            _, _, way, data = heapq.heappop(self._flying)
-            way.into.inject(data)
+            _, _, port, data = heapq.heappop(self._flying)
+            port.inject(data)
         self._settle()
 
     def _settle(self) -> None:
@@ -285,7 +317,12 @@ class Network:
             self.trace.append(packet)
         for arrives, arriving in arrivals:
             self._count += 1
-            heapq.heappush(self._flying, (arrives, self._count, way, arriving))
+            heapq.heappush(self._flying, (arrives, self._count, way.into, arriving))
+        if fate == "big" and (notice := way.cable._notice(way, data)) is not None:
+            self._count += 1
+            heapq.heappush(self._flying, (time_ns + round(way.cable.delay * SECOND), self._count, way.out, notice))
+        if self.watch is not None:
+            self.watch(packet)
 
     def digest(self) -> str:
         """SHA-256 over every packet so far: time, hosts, fate, bytes. Equal seeds and programs give equal ones."""

@@ -28,14 +28,15 @@ class _Wait(NamedTuple):
 Steps = Generator[_Wait, None, T]
 
 
-def readable(sock: socket) -> Steps[None]:
-    """Wait until the socket has data, a connection, the end of the stream, or an error."""
-    yield _Wait(sock, EV_IN)
+def readable(sock: socket, within: float = 0.0) -> Steps[None]:
+    """Wait until the socket has data, a connection, the end of the stream, or an error. within: for at most so many
+    seconds; 0: as long as it takes."""
+    yield _Wait(sock, EV_IN, within)
 
 
-def writable(sock: socket) -> Steps[None]:
-    """Wait until the socket has room, or its connect came to an end."""
-    yield _Wait(sock, EV_OUT)
+def writable(sock: socket, within: float = 0.0) -> Steps[None]:
+    """Wait until the socket has room, or its connect came to an end. within: as for ``readable``."""
+    yield _Wait(sock, EV_OUT, within)
 
 
 def sleep(seconds: float) -> Steps[None]:
@@ -43,9 +44,9 @@ def sleep(seconds: float) -> Steps[None]:
     yield _Wait(span=seconds)
 
 
-def join(*tasks: Task) -> Steps[None]:
-    """Wait until all of these are done."""
-    yield _Wait(tasks=tasks)
+def join(*tasks: Task, within: float = 0.0) -> Steps[None]:
+    """Wait until all of these are done. within: for at most so many seconds; 0: as long as it takes."""
+    yield _Wait(span=within, tasks=tasks)
 
 
 def accept(listener: socket) -> Steps[socket]:
@@ -118,8 +119,10 @@ class Task:
         wait = self._wait
         if wait is None:
             return True
+        if wait.span and now >= self._wake_ns:
+            return True
         if wait.sock is None:
-            return now >= self._wake_ns and all(task.done for task in wait.tasks)
+            return all(task.done for task in wait.tasks) if wait.tasks else not wait.span
         try:
             return bool(wait.sock._events() & (wait.events | _TROUBLE))
         except OSError:

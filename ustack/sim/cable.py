@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ustack import Pipe
 from ustack.sim.apps import SECOND
 
 if TYPE_CHECKING:
     from ustack.sim import Host
 
 
+class Port(Protocol):
+    """An end of a cable, as the network sees it: a Pipe of a stack, or what stands in for one."""
+
+    def inject(self, packet: bytes, /) -> bool:
+        """A packet arrives."""
+
+    def drain(self) -> list[tuple[int, bytes]]:
+        """What the host has sent: (time in ns, packet)."""
+
+
 class Packet(NamedTuple):
     """One packet that a host sent: when (ns), from and to which host, its bytes, and what became of it.
 
-    fate: "" for nothing special, or words out of lost, cut, full, duplicated, corrupted, late; joined by commas.
+    fate: "" for nothing special, or words out of lost, cut, full, big, duplicated, corrupted, late; joined by commas.
     """
 
     time_ns: int
@@ -34,8 +44,8 @@ class Way:
         self.cable = cable
         self.source = source
         self.sink = sink
-        self.out = Pipe(layer=3, mtu=cable.mtu, queue=4096)
-        self.into: Pipe = self.out      # the pipe at the other end
+        self.out: Port                  # the source's end
+        self.into: Port                 # the sink's
         self.dice = dice
         self.free_ns = 0                # when the last bit of what was sent has left
         self.last_ns = 0                # when the last packet that was not held back arrives
@@ -63,6 +73,7 @@ class Cable:
         self.mtu = mtu
         self.queue = queue
         self.up = True
+        self.silent = False             # no word to the sender of a packet that is too large
         self.counts: Counter[str] = Counter()
         self.filter: Callable[[Host, bytes], bytes | None] | None = None
 
@@ -77,6 +88,16 @@ class Cable:
         """Undo ``cut``."""
         self.up = True
 
+    def _notice(self, way: Way, data: bytes) -> bytes | None:
+        """What a router says of a packet that is too large: fragmentation needed (RFC 1191 4). None: nothing."""
+        if self.silent or data[0] >> 4 != 4:
+            return None
+        quote = data[:28]
+        body = struct.pack("!BBHHH", 3, 4, 0, 0, self.mtu) + quote
+        body = body[:2] + struct.pack("!H", _checksum(body)) + body[4:]
+        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, 0, 64, 1, 0, data[16:20], data[12:16])
+        return head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + body
+
     def _carry(self, way: Way, now: int, data: bytes) -> tuple[str, list[tuple[int, bytes]]]:
         """What becomes of a packet: its fate, and (when, bytes) of what arrives. The dice are rolled in any case, so
         that changing one probability does not shift the others."""
@@ -88,6 +109,8 @@ class Cable:
             if changed is None:
                 return "lost", []
             data = changed
+        if len(data) > self.mtu:
+            return "big", []
         leaves = now
         if self.rate:
             bits = len(data) * 8 * SECOND
@@ -112,6 +135,14 @@ class Cable:
             again = arrives + round((0.001 + self.delay) * (doubled / self.duplicate) * SECOND)
             return ",".join(fate), [(arrives, data), (again, data)]
         return ",".join(fate), [(arrives, data)]
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum of an even number of bytes (RFC 1071)."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
 
 
 def _flip(data: bytes, bit: int) -> bytes:
