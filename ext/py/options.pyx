@@ -11,8 +11,8 @@ from ustack._core.stack.sockets cimport SOCK_TCP, SOCK_UDP, sock
 from ustack._core.tcp.tcp cimport (
     TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2, TCPO_MAXSEG,
     TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT, TCPO_REUSEADDR, TCPO_REUSEPORT,
-    TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPS_LISTEN, tcp_get_info, tcp_getopt, tcp_info, tcp_setopt,
-    tcp_state, tcp_take_error)
+    TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPS_LISTEN, tcp_get_congestion, tcp_get_info, tcp_getopt,
+    tcp_info, tcp_setopt, tcp_state, tcp_take_error)
 from ustack._core.udp.udp cimport udp_take_error
 
 cdef enum:
@@ -168,6 +168,21 @@ cdef int option_get(sock *s, int level, int name, int64_t *value) noexcept nogil
         return 0
     option = tcp_option(level, name)
     return tcp_getopt(s.tcp, option, value) if option else -ENOPROTOOPT
+
+
+cdef bytes congestion_name(driver *d, sock *s):
+    """TCP_CONGESTION, without the NULs that follow it."""
+    cdef const char *name = NULL
+    if s.kind != SOCK_TCP:
+        fail(-ENOPROTOOPT)
+    with nogil:
+        driver_lock(d)
+        if not s.closed:
+            name = tcp_get_congestion(s.tcp)
+        driver_unlock(d)
+    if name == NULL:
+        fail(-EBADF)
+    return name
 
 
 cdef bytes pack_tcp_info(driver *d, sock *s):

@@ -33,7 +33,8 @@ STATES = {1: "ESTABLISHED", 2: "SYN-SENT", 3: "SYN-RECEIVED", 4: "FIN-WAIT-1", 5
           7: "CLOSED", 8: "CLOSE-WAIT", 9: "LAST-ACK", 10: "LISTEN", 11: "CLOSING"}
 OPTIONS = {"nodelay": 1, "maxseg": 2, "keepalive": 3, "keepidle": 4, "keepintvl": 5, "keepcnt": 6, "linger": 7,
            "linger2": 8, "user_timeout": 9, "sndbuf": 10, "rcvbuf": 11, "reuseaddr": 12, "reuseport": 13, "cork": 14,
-           "quickack": 15, "tos": 16, "ttl": 17, "oobinline": 18, "rcvlowat": 19}
+           "quickack": 15, "tos": 16, "ttl": 17, "oobinline": 18, "rcvlowat": 19, "max_pacing_rate": 20}
+COOKIES = {"auto": TCP_COOKIES_AUTO, "never": TCP_COOKIES_NEVER, "always": TCP_COOKIES_ALWAYS}
 
 
 cdef bytes chain_bytes(const mblk *m):
@@ -251,11 +252,19 @@ cdef class Host:
         """Control blocks."""
         return self.t.count
 
-    def set_bounds(self, *, syn_max: int | None = None, timewait_max: int | None = None):
+    def set_bounds(self, *, syn_max: int | None = None, timewait_max: int | None = None, cookies: str | None = None,
+                   rcvbuf: int | None = None, sndbuf: int | None = None):
+        """Of the whole: SYN queue, TIME-WAIT, SYN cookies ("auto", "never", "always"), most that buffers grow to."""
         if syn_max is not None:
             self.t.syn_max = syn_max
         if timewait_max is not None:
             self.t.timewait_max = timewait_max
+        if cookies is not None:
+            self.t.cookies = COOKIES[cookies]
+        if rcvbuf is not None:
+            self.t.rcvbuf = rcvbuf
+        if sndbuf is not None:
+            self.t.sndbuf = sndbuf
 
     def counters(self) -> dict[str, int]:
         """Those of TCP that are not 0, without the prefix."""
@@ -309,8 +318,19 @@ cdef class Conn:
                 raise ValueError(name)
         return self
 
-    def set(self, name: str, value: int) -> int:
+    def set(self, name: str, value: int | str) -> int:
+        if isinstance(value, str):
+            raw = value.encode()
+            return tcp_set_congestion(self.c, raw, len(raw))
         return tcp_setopt(self.c, OPTIONS[name], value)
+
+    @property
+    def congestion(self) -> str:
+        return tcp_get_congestion(self.c).decode()
+
+    def undo(self):
+        """Tell congestion control that the last congestion event was none."""
+        self.c.cc.undo(self.c)
 
     def get(self, name: str) -> int:
         cdef int64_t value = 0
@@ -449,7 +469,9 @@ cdef class Conn:
         return {"snd_una": c.snd_una, "snd_nxt": c.snd_nxt, "snd_end": c.snd_end, "rcv_nxt": c.rcv_nxt,
                 "rcv_adv": c.rcv_adv, "ts_recent": c.ts_recent, "ca_state": c.ca_state, "pipe": pipe(c),
                 "cwnd": c.cwnd, "ssthresh": c.ssthresh, "held": rcv_held(c), "ooo_runs": c.ooo.n, "ooo": c.ooo.total,
-                "rq_len": c.rq_len, "gso_payload": c.gso_payload, "iss": c.iss, "irs": c.irs}
+                "rq_len": c.rq_len, "gso_payload": c.gso_payload, "iss": c.iss, "irs": c.irs, "srtt": c.srtt,
+                "w_max": c.cubic.w_max, "k": c.cubic.k, "epoch": c.cubic.epoch, "w_est": c.cubic.w_est,
+                "rcvbuf": c.rcvbuf, "drs_rtt": c.drs.rtt}
 
 
 cdef class Scoreboard:

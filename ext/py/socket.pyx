@@ -14,7 +14,7 @@ from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObje
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport (
-    EAGAIN, EBADF, EDESTADDRREQ, EINTR, EINVAL, ENOBUFS, ENOTCONN, EOPNOTSUPP)
+    EAGAIN, EBADF, EDESTADDRREQ, EINTR, EINVAL, ENOBUFS, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP)
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
@@ -33,12 +33,13 @@ from ustack._core.py.driver cimport (
     sock_fileno, sock_unfile)
 from ustack._core.py.errors cimport check, fail
 from ustack._core.py.loop cimport loop_forget_fired
-from ustack._core.py.options cimport option_get, option_set, pack_tcp_info
+from ustack._core.py.options cimport congestion_name, option_get, option_set, pack_tcp_info
 from ustack._core.py.stack cimport Stack
 from ustack._core.stack.sockets cimport (
     SOCK_PING, SOCK_TCP, SOCK_UDP, sock, sock_bind_ping, sock_close, sock_events, sock_free, sock_new)
 from ustack._core.tcp.tcp cimport (
-    TCPO_LINGER, tcp_bind, tcp_getopt, tcp_listen, tcp_local, tcp_remote, tcp_shutdown, tcp_state, tcp_unacked)
+    TCPO_LINGER, tcp_bind, tcp_getopt, tcp_listen, tcp_local, tcp_remote, tcp_set_congestion, tcp_shutdown, tcp_state,
+    tcp_unacked)
 from ustack._core.udp.udp cimport udp_bind, udp_disconnect, udp_meta
 
 cdef enum:
@@ -768,8 +769,7 @@ cdef class Socket:
         cdef int64_t number
         cdef int r
         if level == 6 and optname == TCP_CONGESTION:
-            if bytes(value).rstrip(b"\0") not in (b"reno", b"newreno"):
-                raise FileNotFoundError(2, f"no congestion control {value!r}: there is b'newreno'")
+            self._set_congestion(value)
             return
         number = _option_value(level, optname, value)
         self.enter()
@@ -781,6 +781,22 @@ cdef class Socket:
         if r != 0:
             check(r, f"option {level}, {optname}")
 
+    def _set_congestion(self, value):
+        cdef bytes name = bytes(value)
+        cdef const char *text = name
+        cdef size_t n = len(name)
+        cdef int r = -ENOPROTOOPT
+        self.enter()
+        with nogil:
+            driver_lock(self.d)
+            if self.s.closed:
+                r = -EBADF
+            elif self.s.kind == SOCK_TCP:
+                r = tcp_set_congestion(self.s.tcp, text, n)
+            driver_unlock(self.d)
+        self.leave()
+        check(r, f"no congestion control {name!r}: there are b'cubic' and b'reno'")
+
     def getsockopt(self, int level, int optname, int buflen=0):
         """An int, or bytes if buflen is given (TCP_INFO: Linux's struct tcp_info)."""
         cdef int64_t value = 0
@@ -791,7 +807,7 @@ cdef class Socket:
                 value = {SO_TYPE: self.type, SO_PROTOCOL: self._protocol(), SO_DOMAIN: self.family}[optname]
                 return value
             if level == 6 and optname == TCP_CONGESTION:
-                return b"newreno".ljust(max(buflen, 8), b"\0")[:buflen or 16]
+                return congestion_name(self.d, self.s).ljust(16, b"\0")[:buflen or 16]
             if level == 6 and optname == TCP_INFO and self.s.kind == SOCK_TCP:
                 return pack_tcp_info(self.d, self.s)[:buflen or 192]
             with nogil:

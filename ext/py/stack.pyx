@@ -32,13 +32,16 @@ from ustack._core.stack.engine cimport engine, engine_add_link, engine_egress, e
 from ustack._core.stack.sockets cimport sock
 from ustack._core.sys.thread cimport sys_yield
 from ustack._core.tcp.tcp cimport (
-    TCPS_CLOSED, TCPS_LISTEN, TCPS_TIME_WAIT, tcb, tcp_get_info, tcp_info, tcp_local, tcp_remote,
+    TCP_COOKIES_ALWAYS, TCP_COOKIES_AUTO, TCP_COOKIES_NEVER, TCPS_CLOSED, TCPS_LISTEN, TCPS_TIME_WAIT, tcb,
+    tcp_default_congestion, tcp_get_info, tcp_info, tcp_local, tcp_remote,
     tcp_state, tcp_unacked)
 
 _STATE_NAMES = {
     1: "ESTABLISHED", 2: "SYN-SENT", 3: "SYN-RECEIVED", 4: "FIN-WAIT-1", 5: "FIN-WAIT-2", 6: "TIME-WAIT",
     7: "CLOSED", 8: "CLOSE-WAIT", 9: "LAST-ACK", 10: "LISTEN", 11: "CLOSING",
 }
+
+_COOKIES = {"auto": TCP_COOKIES_AUTO, "always": TCP_COOKIES_ALWAYS, "never": TCP_COOKIES_NEVER}
 
 _stacks: weakref.WeakSet = weakref.WeakSet()
 
@@ -52,6 +55,20 @@ def _mark_forked() -> None:
 
 
 os.register_at_fork(after_in_child=_mark_forked)
+
+
+cdef int set_defaults(driver *d, congestion, syn_cookies) except -1:
+    """What is TCP's, before anything runs."""
+    cdef bytes name
+    if not isinstance(congestion, str):
+        raise TypeError(f"congestion is the name of a congestion control, not {congestion!r}")
+    name = congestion.encode()
+    if tcp_default_congestion(&d.eng.tcp, name, len(name)) < 0:
+        raise ValueError(f'congestion is "cubic" or "reno", not {congestion!r}')
+    if syn_cookies not in _COOKIES:
+        raise ValueError(f'syn_cookies is "auto", "always" or "never", not {syn_cookies!r}')
+    d.eng.tcp.cookies = _COOKIES[syn_cookies]
+    return 0
 
 
 class VirtualClock:
@@ -97,10 +114,15 @@ cdef class Stack:
     seed: int or bytes that determine all randomness; None for real entropy.
     memory: hard budget in bytes for all packet storage of this stack; None for no bound.
     busy_poll: seconds for which a waiting call spins before it sleeps; None adapts between 0 and 20 us.
+    congestion: congestion control of new TCP sockets, "cubic" (RFC 9438) or "reno"; a socket's own is its option
+    TCP_CONGESTION.
+    syn_cookies: "auto" answers with SYN cookies (RFC 4987) while a listener's queue of handshakes is full, "always" to
+    every SYN, "never" lets the oldest handshake make way.
     Raises MemoryError, ValueError, OSError.
     """
 
-    def __cinit__(self, clock=None, seed=None, memory=None, busy_poll=None):
+    def __cinit__(self, clock=None, seed=None, memory=None, busy_poll=None, congestion="cubic",
+                  syn_cookies="auto"):
         cdef uint64_t words[4]
         cdef bint manual = clock is not None
         cdef ns_t start = 0
@@ -131,6 +153,7 @@ cdef class Stack:
         if busy_poll is not None:
             self.d.busy_poll = <ns_t>(busy_poll * 1e9)
             self.d.adaptive = False
+        set_defaults(self.d, congestion, syn_cookies)
         check(driver_start_housekeeper(self.d), "cannot start the housekeeper thread")
         _stacks.add(self)
 

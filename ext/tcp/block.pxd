@@ -60,6 +60,10 @@ cdef enum:
     TF_PASSIVE = 1 << 30        # came from a listener
 
 cdef enum:
+    # Of `flags2`, for which `flags` has no bit left
+    TF2_NONE = 0
+
+cdef enum:
     # What the timer `rtx` stands for
     RTX_NONE = 0
     RTX_SYN = 1                 # our SYN or SYN-ACK
@@ -123,20 +127,53 @@ cdef struct listen_queues:
     uint32_t syn_n
     uint32_t accept_n
     uint32_t backlog
+    ns_t cookie_sent            # when the last SYN cookie was; 0: never
 
-# The functions that a congestion control consists of. Windows in bytes.
+# The functions that a congestion control consists of: how the window grows, and where it falls to. Windows in bytes.
+# What it falls to on the way into and out of a recovery is recovery's business.
 cdef struct cc_ops:
-    const char *name
+    const char *name            # as TCP_CONGESTION has it
+    # The connection begins, or has changed over: nothing is remembered.
     void (*init)(tcb *c) noexcept nogil
-    # `acked` new bytes were acknowledged outside recovery, while cwnd limited the sender.
+    # `acked` new bytes, bounded by RFC 3465's rule, were acknowledged outside fast recovery, and cwnd was in use.
     void (*acked)(tcb *c, uint32_t acked) noexcept nogil
-    # The slow start threshold after a loss (RFC 5681 equation 4).
+    # A congestion event: the slow start threshold. Called while ca_state, cwnd and snd_una are as before it.
     uint32_t (*ssthresh)(tcb *c) noexcept nogil
+    # There was no congestion (RFC 9438 4.9): what was remembered before the events since ca_state was last below
+    # CA_RECOVERY holds again. cwnd and ssthresh are the caller's.
+    void (*undo)(tcb *c) noexcept nogil
+
+# See cubic.pxd. Time in 1/1024 s where it is cubed.
+cdef struct cubic_state:
+    uint32_t w_max              # bytes
+    uint32_t w_before           # cwnd before the last reduction: RFC 9438's cwnd_prior
+    uint32_t k                  # 1/1024 s from the epoch's start to w_max
+    bint timed_out              # since the last congestion event
+    ns_t epoch                  # when congestion avoidance began, unused time left out; 0: has not yet
+    ns_t grown                  # when the window was last let grow
+    uint64_t w_est              # 1/1024 byte: what Reno's window would be
+    uint64_t credit             # growth owed: bytes times cwnd
+
+# How fast the application reads, round trip by round trip (see tuning.pxd).
+cdef struct drs_state:
+    ns_t rtt                    # as the receiver sees it; 0: not known
+    ns_t since                  # start of the round trip that is measured
+    uint64_t consumed           # bytes read before it
+    uint32_t space              # bytes read in the one before
+    seq_t edge                  # without timestamps: a window's worth has come when this has
+    ns_t edge_since
+
+# Only where a rate is set (see pacing.pxd).
+cdef struct pacer:
+    uint64_t rate               # bytes per second
+    ns_t due                    # when the next packet may leave
+    timer clock
 
 cdef struct tcb:
     # --- the fields of the fast path first
     tcp *home
     uint32_t flags              # TF_*
+    uint32_t flags2             # TF2_*
     uint8_t state               # TCPS_*
     uint8_t ca_state            # CA_*
     uint8_t snd_wscale          # shift of windows that the peer sends
@@ -154,7 +191,11 @@ cdef struct tcb:
     uint32_t gso_payload        # the most payload of one packet: a multiple of snd_mss
     uint32_t cwnd
     uint32_t ssthresh
-    uint32_t cwnd_acked         # bytes acknowledged since cwnd grew (congestion avoidance)
+    uint32_t cwnd_acked         # bytes acknowledged since cwnd grew (NewReno's congestion avoidance)
+    const cc_ops *cc
+    cubic_state cubic
+    cubic_state cubic_undo
+    pacer *pace                 # NULL: packets leave as soon as the windows let them
     mblk *sq_head               # send queue, by cont; .seq of each block is that of its first byte
     mblk *sq_tail
     mblk *sq_cursor             # the block of snd_nxt, or before it; NULL: the head
@@ -176,6 +217,7 @@ cdef struct tcb:
     uint32_t rq_len
     uint32_t rq_held            # storage of it
     uint8_t quick               # ACKs still to be sent at once
+    drs_state drs
     # --- recovery
     uint8_t dupacks
     uint8_t backoff             # doublings of the time-out, until a round trip is measured again
@@ -229,7 +271,6 @@ cdef struct tcb:
     uint8_t ttl
     int error                   # pending, positive
     int error_soft              # what ICMP said of the path since the last ACK: the reason of a time-out, if it comes
-    const cc_ops *cc
     # --- where it is
     flow_entry link             # .key: the four-tuple
     path way

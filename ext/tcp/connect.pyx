@@ -22,6 +22,7 @@ from ustack._core.tcp.block cimport (
     tcb_set_port,
 )
 from ustack._core.tcp.close cimport conn_end
+from ustack._core.tcp.congestion cimport congestion_start
 from ustack._core.tcp.isn cimport PORT_FIRST, PORT_LAST, isn_of, port_candidate, port_start, ts_offset_of
 from ustack._core.tcp.rtt cimport rtt_begin, rtt_init, rtt_sample
 from ustack._core.tcp.segment cimport seg_open_path, seg_sizes, seg_syn
@@ -312,7 +313,7 @@ cdef void established(tcb *c, const arrival *s) noexcept nogil:
     c.lost_edge = c.snd_una
     c.quick = QUICK_ACKS
     c.last_sent = s.t.ctx.now
-    c.cc.init(c)
+    congestion_start(c)
     if c.total_retrans > 1:             # RFC 5681 3.1: a network that loses SYNs is not to be burst into
         c.cwnd = c.snd_mss
     c.state = TCPS_FIN_WAIT_1 if has(c, TF_SHUT_WR) else TCPS_ESTABLISHED

@@ -3,30 +3,16 @@
 from libc.stdint cimport uint32_t
 
 from ustack._core.tcp.block cimport cc_ops, flight, tcb
-
-cdef enum:
-    CWND_MAX = 1 << 30
-
-
-cdef uint32_t initial_window(uint32_t mss) noexcept nogil:
-    return 10 * mss
+from ustack._core.tcp.congestion cimport CWND_MAX, slow_start
 
 
 cdef void reno_init(tcb *c) noexcept nogil:
-    c.cwnd = initial_window(c.snd_mss)
-    c.ssthresh = CWND_MAX
     c.cwnd_acked = 0
 
 
 cdef void reno_acked(tcb *c, uint32_t acked) noexcept nogil:
     """Counting bytes, not ACKs (RFC 3465), so that splitting ACKs gains a peer nothing."""
-    cdef uint32_t room
-    if c.cwnd < c.ssthresh:
-        room = c.ssthresh - c.cwnd
-        room = acked if acked < room else room
-        c.cwnd = c.cwnd + room if c.cwnd + room < CWND_MAX else CWND_MAX
-        acked -= room
-    c.cwnd_acked += acked
+    c.cwnd_acked += slow_start(c, acked)
     while c.cwnd_acked >= c.cwnd and c.cwnd < CWND_MAX:
         c.cwnd_acked -= c.cwnd
         c.cwnd += c.snd_mss
@@ -37,11 +23,16 @@ cdef uint32_t reno_ssthresh(tcb *c) noexcept nogil:
     return half if half > 2 * c.snd_mss else 2 * c.snd_mss
 
 
+cdef void reno_undo(tcb *c) noexcept nogil:
+    c.cwnd_acked = 0
+
+
 cdef cc_ops NEWRENO
 NEWRENO.name = b"reno"
 NEWRENO.init = reno_init
 NEWRENO.acked = reno_acked
 NEWRENO.ssthresh = reno_ssthresh
+NEWRENO.undo = reno_undo
 
 
 cdef const cc_ops *newreno() noexcept nogil:

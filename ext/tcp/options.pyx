@@ -10,7 +10,6 @@ from ustack._core.tcp.block cimport (
     CA_RECOVERY, TF_ACK_DELAYED, TF_CORK, TF_KEEPALIVE, TF_NODELAY, TF_OOBINLINE, TF_PATH, TF_QUICKACK,
     TF_REUSEADDR, TF_REUSEPORT, TF_SACK, TF_TS, TF_WSCALE, flight, has, mark, tcb, unsent,
 )
-from ustack._core.tcp.newreno cimport newreno
 from ustack._core.tcp.recovery cimport lost_unsent
 from ustack._core.tcp.rtt cimport RTO_INIT_MS, rto_backed_off
 from ustack._core.tcp.tcp cimport (
@@ -41,7 +40,7 @@ cdef void options_default(tcb *c) noexcept nogil:
     c.ttl = TTL
     c.rto = RTO_INIT_MS * NS_MS
     c.min_rtt = NS_NEVER
-    c.cc = newreno()
+    c.cc = c.home.cc
 
 
 # --- flags --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from ustack._core.tcp.block cimport (
     CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, TF_ACK_DELAYED, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED,
     TF_FORCE_RTX, TF_MORE, TF_NODELAY, TF_PUSH, TF_SHUT_WR, fin_sent, flight, has, interval, snd_limit, tcb, unsent,
 )
-from ustack._core.tcp.newreno cimport initial_window
+from ustack._core.tcp.congestion cimport initial_window
 from ustack._core.tcp.queue cimport sq_window
 from ustack._core.tcp.recovery cimport pipe
 from ustack._core.tcp.rtt cimport rtt_begin, ts_now

@@ -5,8 +5,9 @@ from libc.stdint cimport uint32_t
 from ustack._core.base.counters cimport C_TCP_FAST_RETRANS, C_TCP_SACK_BAD, C_TCP_SACK_RENEGED, count
 from ustack._core.base.seq cimport seq_geq, seq_gt, seq_max, seq_min, seq_t
 from ustack._core.tcp.block cimport (
-    CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, TF_CWND_LIMITED, TF_FORCE_RTX, TF_SACK, flight, has, mark, tcb,
+    CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, TF_FORCE_RTX, TF_SACK, flight, has, mark, tcb,
 )
+from ustack._core.tcp.congestion cimport congestion_acked
 from ustack._core.tcp.sack cimport sack_add, sack_advance, sack_clear, sack_lost_below, sack_within
 from ustack._core.wire.tcp cimport tcp_options
 
@@ -70,9 +71,9 @@ cdef bint loss_is_certain(const tcb *c) noexcept nogil:
 
 cdef void enter_recovery(tcb *c) noexcept nogil:
     count(&c.home.ctx.n, C_TCP_FAST_RETRANS)
+    c.ssthresh = c.cc.ssthresh(c)
     c.ca_state = CA_RECOVERY
     c.recover = c.snd_nxt
-    c.ssthresh = c.cc.ssthresh(c)
     c.cwnd = c.ssthresh
     c.cwnd_acked = 0
     c.rtx_nxt = c.snd_una
@@ -106,12 +107,6 @@ cdef void recovery_timeout(tcb *c) noexcept nogil:
 
 
 # --- each ACK -----------------------------------------------------------------------------------------------------
-cdef void grow_window(tcb *c, uint32_t acked) noexcept nogil:
-    """Only a window that was used may grow (RFC 7661's idea, Linux's rule)."""
-    if has(c, TF_CWND_LIMITED) or (c.cwnd < c.ssthresh and c.cwnd < 2 * (flight(c) + acked)):
-        c.cc.acked(c, acked)
-
-
 cdef void count_duplicate(tcb *c) noexcept nogil:
     # No more duplicates can be honest than segments were in flight (RFC 5681 3.2 (4)).
     cdef uint32_t most = c.recover - c.snd_una if c.ca_state == CA_RECOVERY else flight(c)
@@ -132,7 +127,7 @@ cdef void ack_in_order(tcb *c, uint32_t acked, bint duplicate) noexcept nogil:
         return
     c.ca_state = CA_DISORDER if c.dupacks or c.sb.n else CA_OPEN
     if acked:
-        grow_window(c, acked)
+        congestion_acked(c, acked)
     elif duplicate:
         mark(c)                         # limited transmit (RFC 3042): the pipe is emptier by a segment
 
@@ -160,7 +155,7 @@ cdef void ack_in_loss(tcb *c, uint32_t acked) noexcept nogil:
     if seq_geq(c.snd_una, c.recover):
         leave(c)
     if acked:
-        c.cc.acked(c, acked)
+        congestion_acked(c, acked)
     mark(c)
 
 

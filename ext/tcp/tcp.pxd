@@ -14,7 +14,7 @@ from ustack._core.inet.demux cimport flow_table
 from ustack._core.inet.inet cimport inet
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport mblk
-from ustack._core.tcp.block cimport tcb
+from ustack._core.tcp.block cimport cc_ops, tcb
 
 cdef enum:
     # States, numbered as Linux's TCP_INFO has them
@@ -51,6 +51,13 @@ cdef enum:
     TCPO_TTL = 17
     TCPO_OOBINLINE = 18
     TCPO_RCVLOWAT = 19
+    TCPO_MAX_PACING_RATE = 20   # bytes per second, at least 1; -1: none
+
+cdef enum:
+    # When a listener answers with SYN cookies (RFC 4987 3.6)
+    TCP_COOKIES_AUTO = 0        # while its SYN queue is full
+    TCP_COOKIES_NEVER = 1       # the oldest unfinished handshake makes way
+    TCP_COOKIES_ALWAYS = 2
 
 cdef enum:
     TCP_SEND_MORE = 1           # MSG_MORE: more follows, hold a partial segment
@@ -78,6 +85,8 @@ cdef struct tcp:
     uint32_t sndbuf             # defaults, bytes
     uint32_t rcvbuf
     uint32_t syn_max            # bound of a listener's SYN queue
+    int cookies                 # TCP_COOKIES_*
+    const cc_ops *cc            # congestion control of new connections
     ns_t limit_epoch            # global limits of challenge ACKs and, below, of resets: per second
     ns_t reset_epoch
     uint32_t limit_challenge
@@ -167,10 +176,15 @@ cdef void tcp_local(const tcb *c, ipaddr *addr, uint16_t *port) noexcept nogil
 cdef void tcp_remote(const tcb *c, ipaddr *addr, uint16_t *port) noexcept nogil
 cdef int tcp_setopt(tcb *c, int option, int64_t value) noexcept nogil
 cdef int tcp_getopt(tcb *c, int option, int64_t *value) noexcept nogil
+# TCP_CONGESTION: n bytes of a name, up to a NUL; -ENOENT.
+cdef int tcp_set_congestion(tcb *c, const char *name, size_t n) noexcept nogil
+cdef const char *tcp_get_congestion(const tcb *c) noexcept nogil
+# The same for connections to be made.
+cdef int tcp_default_congestion(tcp *t, const char *name, size_t n) noexcept nogil
 cdef void tcp_get_info(tcb *c, tcp_info *info) noexcept nogil
-# Bytes of ours not yet acknowledged, FIN included: SO_LINGER waits for 0.
 # Let go of what TCP_SEND_LATE held back; it leaves with the next egress.
 cdef void tcp_push_late(tcp *t) noexcept nogil
+# Bytes of ours not yet acknowledged, FIN included: SO_LINGER waits for 0.
 cdef uint32_t tcp_unacked(const tcb *c) noexcept nogil
 
 # --- the engine's verbs -------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """TCP as the engine and the sockets call it: see tcp.pxd. The work is done in the other files of this room."""
 
-from libc.errno cimport EAGAIN, EINPROGRESS, ENOMEM, ENOTCONN, EPIPE
+from libc.errno cimport EAGAIN, EINPROGRESS, ENOENT, ENOMEM, ENOTCONN, EPIPE
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.string cimport memset
@@ -17,10 +17,12 @@ from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgbytes
 from ustack._core.tcp.ack cimport ack_soon
 from ustack._core.tcp.block cimport (
     TF_CONNECTING, TF_DIRTY, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD, TF_SHUT_WR,
-    has, mark, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap,
+    cc_ops, has, mark, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap,
 )
 from ustack._core.tcp.close cimport conn_abort, user_close, user_shutdown
+from ustack._core.tcp.congestion cimport congestion_find, congestion_use
 from ustack._core.tcp.connect cimport bind_to, connect_to
+from ustack._core.tcp.cubic cimport cubic
 from ustack._core.tcp.input cimport tcp_input
 from ustack._core.tcp.listen cimport listen_close, listen_start, listen_take
 from ustack._core.tcp.options cimport info_fill, option_get, option_set, options_default
@@ -46,6 +48,7 @@ cdef int tcp_init(tcp *t, context *ctx, inet *net) noexcept nogil:
     t.sndbuf = SNDBUF
     t.rcvbuf = RCVBUF
     t.syn_max = SYN_MAX
+    t.cc = cubic()
     t.timewait_max = TIMEWAIT_MAX
     t.limit_epoch = ctx.now - NS_SEC    # the first answers find full limits, at any time of any clock
     t.reset_epoch = ctx.now - NS_SEC
@@ -292,6 +295,27 @@ cdef int tcp_setopt(tcb *c, int option, int64_t value) noexcept nogil:
 
 cdef int tcp_getopt(tcb *c, int option, int64_t *value) noexcept nogil:
     return option_get(c, option, value)
+
+
+cdef int tcp_set_congestion(tcb *c, const char *name, size_t n) noexcept nogil:
+    cdef const cc_ops *cc = congestion_find(name, n)
+    if cc == NULL:
+        return -ENOENT
+    if cc != c.cc:
+        congestion_use(c, cc)
+    return 0
+
+
+cdef const char *tcp_get_congestion(const tcb *c) noexcept nogil:
+    return c.cc.name
+
+
+cdef int tcp_default_congestion(tcp *t, const char *name, size_t n) noexcept nogil:
+    cdef const cc_ops *cc = congestion_find(name, n)
+    if cc == NULL:
+        return -ENOENT
+    t.cc = cc
+    return 0
 
 
 cdef void tcp_get_info(tcb *c, tcp_info *info) noexcept nogil:

@@ -275,7 +275,7 @@ class Peer:
 
 
 # --- one constructor per state ------------------------------------------------------------------------------------
-def listening(backlog: int = 16, host: Host | None = None, **options: int) -> Peer:
+def listening(backlog: int = 16, host: Host | None = None, **options: int | str) -> Peer:
     host = host or Host(US, seed=1)
     conn = host.socket(**options)
     assert conn.bind(US, OUR_PORT) == 0
@@ -284,7 +284,7 @@ def listening(backlog: int = 16, host: Host | None = None, **options: int) -> Pe
 
 
 def syn_received(mss: int | None = 1460, sack: bool = False, ts: int | None = None, wscale: int | None = None,
-                 host: Host | None = None, window: int = 65535, **options: int) -> Peer:
+                 host: Host | None = None, window: int = 65535, **options: int | str) -> Peer:
     """``conn`` is the listener still."""
     p = listening(host=host, **options)
     p.sacks, p.tsval, p.window = sack, ts, window
@@ -294,7 +294,7 @@ def syn_received(mss: int | None = 1460, sack: bool = False, ts: int | None = No
 
 
 def established(mss: int | None = 1460, sack: bool = False, ts: int | None = None, wscale: int | None = None,
-                host: Host | None = None, window: int = 65535, quick: bool = False, **options: int) -> Peer:
+                host: Host | None = None, window: int = 65535, quick: bool = False, **options: int | str) -> Peer:
     """Opened by the peer. Without ``quick`` our first, immediate ACKs are over: ACKs are delayed as later on."""
     p = syn_received(mss, sack, ts, wscale, host, window, **options)
     p.send("A", 1, 1)
@@ -316,7 +316,7 @@ def established(mss: int | None = 1460, sack: bool = False, ts: int | None = Non
     return p
 
 
-def syn_sent(host: Host | None = None, **options: int) -> Peer:
+def syn_sent(host: Host | None = None, **options: int | str) -> Peer:
     host = host or Host(US, seed=1)
     conn = host.socket(**options)
     assert conn.connect(PEER, 80) == -115
@@ -329,7 +329,7 @@ def syn_sent(host: Host | None = None, **options: int) -> Peer:
 
 
 def connected(mss: int | None = 1460, sack: bool = False, ts: int | None = None, wscale: int | None = None,
-              window: int = 65535, **options: int) -> Peer:
+              window: int = 65535, **options: int | str) -> Peer:
     """Opened by us."""
     p = syn_sent(**options)
     p.window, p.tsval, p.sacks = window, ts, sack
@@ -340,7 +340,7 @@ def connected(mss: int | None = 1460, sack: bool = False, ts: int | None = None,
     return p
 
 
-def fin_wait_1(**options: int) -> Peer:
+def fin_wait_1(**options: int | str) -> Peer:
     p = established(**options)
     assert p.conn.shutdown(1) == 0
     p.recv("FA", seq=1, ack=1)
@@ -348,7 +348,7 @@ def fin_wait_1(**options: int) -> Peer:
     return p
 
 
-def fin_wait_2(**options: int) -> Peer:
+def fin_wait_2(**options: int | str) -> Peer:
     p = fin_wait_1(**options)
     p.send("A", 1, 2)
     p.recv_nothing()
@@ -356,7 +356,7 @@ def fin_wait_2(**options: int) -> Peer:
     return p
 
 
-def closing(**options: int) -> Peer:
+def closing(**options: int | str) -> Peer:
     p = fin_wait_1(**options)
     p.send("FA", 1, 1)
     p.recv("A", seq=2, ack=2)
@@ -364,7 +364,7 @@ def closing(**options: int) -> Peer:
     return p
 
 
-def time_wait(**options: int) -> Peer:
+def time_wait(**options: int | str) -> Peer:
     p = fin_wait_2(**options)
     p.send("FA", 1, 2)
     p.recv("A", seq=2, ack=2)
@@ -372,7 +372,7 @@ def time_wait(**options: int) -> Peer:
     return p
 
 
-def close_wait(**options: int) -> Peer:
+def close_wait(**options: int | str) -> Peer:
     p = established(**options)
     p.send("FA", 1, 1)
     p.recv("A", seq=1, ack=2)
@@ -380,7 +380,7 @@ def close_wait(**options: int) -> Peer:
     return p
 
 
-def last_ack(**options: int) -> Peer:
+def last_ack(**options: int | str) -> Peer:
     p = close_wait(**options)
     assert p.conn.shutdown(1) == 0
     p.recv("FA", seq=1, ack=2)

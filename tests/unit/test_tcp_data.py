@@ -439,22 +439,23 @@ def test_user_timeout():
 
 
 # --- T2.7 fast retransmit -----------------------------------------------------------------------------------------
-def ten_in_flight(**options: int) -> Peer:
+def ten_in_flight(**options: int | str) -> Peer:
     p = established(**options)
     p.conn.send(FULL * 30)
     assert len(p.recv_all()) == 10
     return p
 
 
-def test_three_duplicates_and_not_two():
-    p = ten_in_flight()
+@pytest.mark.parametrize(("congestion", "ssthresh"), [("reno", 5 * 1460), ("cubic", 7 * 1460)])
+def test_three_duplicates_and_not_two(congestion: str, ssthresh: int):
+    p = ten_in_flight(congestion=congestion)
     p.send("A", 1, 1)
     p.send("A", 1, 1)
     sent = p.recv_all()
     assert [(s.seq - p.ours) & MASK for s in sent] == [14601, 16061]     # limited transmit (RFC 3042)
     p.send("A", 1, 1)
     p.recv("A", seq=1, length=1460)
-    assert p.conn.info()["ssthresh"] in (6 * 1460, 5 * 1460)
+    assert p.conn.info()["ssthresh"] in (ssthresh, ssthresh + 1460)
     assert p.counter("fast_retransmit") == 1
 
 
@@ -512,8 +513,25 @@ def test_nothing_is_sent_twice_in_recovery():
 # --- T2.8 congestion ----------------------------------------------------------------------------------------------
 def test_initial_window_is_ten_and_doubles():
     p = ten_in_flight()
-    p.send("A", 1, 14601)
+    for i in range(2, 11, 2):
+        p.send("A", 1, 1 + i * 1460)
     assert len(p.recv_all()) == 20
+
+
+def test_one_ack_counts_for_two_segments():
+    """RFC 3465 2.1 and 2.3: L = 2."""
+    p = ten_in_flight()
+    p.send("A", 1, 14601)
+    assert len(p.recv_all()) == 12
+    assert p.conn.info()["cwnd"] == 12 * 1460
+
+
+def test_one_ack_counts_for_two_super_segments():
+    p = established(host=Host(US, caps=15))
+    p.conn.send(FULL * 30)
+    assert [len(s.data) for s in p.recv_all()] == [14600]
+    p.send("A", 1, 14601)
+    assert [len(s.data) for s in p.recv_all()] == [29200]
 
 
 def test_ack_division_gains_nothing():
@@ -527,9 +545,9 @@ def test_ack_division_gains_nothing():
 
 def test_idle_connection_starts_slowly_again():
     p = ten_in_flight()
-    p.send("A", 1, 14601)
+    for i in range(2, 31, 2):
+        p.send("A", 1, 1 + i * 1460)
     p.recv_all()
-    p.send("A", 1, 43801)
     assert p.conn.info()["cwnd"] > 20 * 1460
     p.after(10)
     p.conn.send(FULL * 40)
