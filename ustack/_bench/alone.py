@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import time
+from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ustack._bench.duets import Duet
@@ -128,23 +129,39 @@ def _carried_small(a: Any, b: Any, duet: Duet, p: dict[str, Any]) -> dict[str, f
     return _carried(a, b, duet, p, write)
 
 
-@dataclass(frozen=True)
-class Alone:
-    """Work of one thread over a pair of connected sockets."""
-
-    run: Callable[[Any, Any, Duet, dict[str, Any]], dict[str, float]]
-
-    def both(self, duet: Duet, p: dict[str, Any]) -> dict[str, float]:
-        """Make the pair, work."""
+def _over_pair(run: Callable[[Any, Any, Duet, dict[str, Any]], dict[str, float]]) -> Both:
+    def both(duet: Duet, p: dict[str, Any]) -> dict[str, float]:
         a, b = duet.pair()
         with a, b:
-            return self.run(a, b, duet, p)
+            return run(a, b, duet, p)
+
+    return both
 
 
-ALONE = {
-    "alone.bulk": Alone(_bulk),
-    "alone.send_call": Alone(_send_calls),
-    "alone.recv_call": Alone(_receive_calls),
-    "carried.bulk": Alone(_carried_bulk),
-    "carried.small": Alone(_carried_small),
+def _crowd(duet: Duet, p: dict[str, Any]) -> dict[str, float]:
+    """Time of a packet that comes in on one of many connections: always the same one, or a random one."""
+    n, burst, turn = p["connections"], p["burst"], 2000
+    crowd = duet.crowd(n)
+    dice = random.Random(n)
+    times: list[float] = []
+    order = array("I", bytes(4 * turn))
+    end = clock() + p["seconds"]
+    while clock() < end or len(times) < 3:
+        if p["random"]:
+            for k in range(0, turn, burst):
+                order[k : k + burst] = array("I", dice.sample(range(n), burst))
+        times.append(crowd.ingress(order, burst))
+    times.sort()
+    return {"ns": times[len(times) // 2], "count": len(times) * turn}
+
+
+Both = Callable[[Duet, dict[str, Any]], dict[str, float]]
+
+ALONE: dict[str, Both] = {
+    "alone.bulk": _over_pair(_bulk),
+    "alone.send_call": _over_pair(_send_calls),
+    "alone.recv_call": _over_pair(_receive_calls),
+    "alone.crowd": _crowd,
+    "carried.bulk": _over_pair(_carried_bulk),
+    "carried.small": _over_pair(_carried_small),
 }

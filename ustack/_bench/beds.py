@@ -99,7 +99,12 @@ class Alone(Bed):
     def perform(self, command: dict[str, Any], near_cpu: int, far_cpu: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Both ends of a piece of work, as what the near one answers."""
         self.near.tell(command | {"end": "both", "cpu": near_cpu, "ip": self.near.ip})
-        return self.near.answer(command["seconds"]), {"figures": {}, "cpu": 0.0, "stats": {}, "ledger": {}}
+        return self.near.answer(command["seconds"] + command.get("setup", 0)), {
+            "figures": {},
+            "cpu": 0.0,
+            "stats": {},
+            "ledger": {},
+        }
 
 
 @contextlib.contextmanager
@@ -139,14 +144,14 @@ def alone_bed(wire: str) -> Iterator[Bed]:
 VETH = {"kernel": ("kernel", "kernel"), "ring": ("ring", "kernel"), "pair": ("ring", "ring")}
 SMALL = "1500"  # ends the name of a wire without offloads, with an MTU of 1500
 KERNELS = ("kernel", "kernel" + SMALL, "loopback", "tun")  # wires without a stack of ours
-ALONE = ("memory", "loopback", "pipe", "tun")
+ALONE = ("memory", "crowd", "loopback", "pipe", "tun")
 
 
 def make(wire: str, spin: bool) -> contextlib.AbstractContextManager[Bed]:
     """The bed of a wire.
 
     "kernel", "tap", "ring" (against the kernel), "pair" (packet rings at both ends), the same with "1500" behind it
-    (no offloads), or one process with both ends of "memory", "loopback", "pipe", "tun".
+    (no offloads), or one process with both ends of "memory", "crowd", "loopback", "pipe", "tun".
     """
     if wire in ALONE:
         return alone_bed(wire)

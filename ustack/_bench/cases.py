@@ -52,6 +52,21 @@ def call_time(near: Figures, far: Figures) -> float:
     return near["ns"]
 
 
+def bytes_each(near: Figures, far: Figures) -> float:
+    """Bytes of memory of one connection."""
+    return near["bytes_each"]
+
+
+def wakeups(near: Figures, far: Figures) -> float:
+    """How often threads woke up, a second."""
+    return near["wakeups"]
+
+
+def cpu_percent(near: Figures, far: Figures) -> float:
+    """Per cent of one CPU."""
+    return near["cpu_percent"]
+
+
 @dataclass(frozen=True)
 class Kind:
     """What the cases of one kind of work have in common."""
@@ -64,6 +79,7 @@ class Kind:
     quick: float
     params: dict[str, Any] = field(default_factory=dict)
     free_baseline: bool = False  # the baseline may choose its placement
+    fresh: bool = False  # each run of ours has a new process
     whole: Callable[[Measurement], float] | None = None  # instead of `value`: of all that was measured
 
 
@@ -85,6 +101,10 @@ RECV_CALL = Kind("recv_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 1024
 SEND_CALL = Kind("send_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 8})
 RECV_CALL_MEMORY = Kind("alone.recv_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 1024})
 SEND_CALL_MEMORY = Kind("alone.send_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 64})
+CROWD = Kind("alone.crowd", call_time, "ns", "lower", 0.3, 0.05, {"connections": 100_000, "setup": 60})
+HOLD = Kind("hold", bytes_each, "B", "lower", 0.0, 0.0, {"count": 10_000, "warm": 500}, fresh=True)
+IDLE_WAKEUPS = Kind("idle", wakeups, "1/s", "lower", 2.0, 1.0, {"settle": 1.5})
+IDLE_CPU = replace(IDLE_WAKEUPS, value=cpu_percent, unit="%")
 
 
 @dataclass(frozen=True)
@@ -104,7 +124,8 @@ class Case:
     default: bool = True  # runs when no name is given
     api: str = "python"
     limit: Callable[[Measurement], float] | None = None  # of our own run: what we are compared with; no other baseline
-    limit_name: str = ""
+    limit_name: str = ""  # instead of the baseline's own name
+    allowance: float = 0.0  # added to the baseline's figure
 
     @property
     def full_name(self) -> str:
@@ -164,6 +185,17 @@ def _carried(name: str, kind: Kind, mtu: int, **more: Any) -> list[Case]:
 PLAIN = {"baseline_wire": "kernel1500"}
 OWN = {"baseline_wire": "tap"}
 LOOPBACK = {"baseline_wire": "loopback"}
+
+
+def at_most(limit: float) -> dict[str, Any]:
+    """A row without a baseline: a figure that must not be larger."""
+    return {"limit": lambda m: limit, "limit_name": "the limit"}
+
+
+HOT = {"random": False, "burst": 1}
+RANDOM = {"random": True, "burst": 10}
+TEN = {"baseline_wire": "crowd", "baseline_params": {"connections": 10}, "limit_name": "10 connections", "api": "c"}
+WAITING = {"blocked": {"accepting": 1}}
 SUMS = {"limit": payload, "limit_name": "payload that arrived"}
 
 CASES: list[Case | Checksum] = [
@@ -211,6 +243,22 @@ CASES: list[Case | Checksum] = [
     *_cases("python.send_call.memory", SEND_CALL_MEMORY, "memory", SAME, 0.5, 0.3, **LOOPBACK),
     *_cases("python.recv_call.tap", RECV_CALL, "tap", SAME, 1.0, 0.9),
     *_cases("python.send_call.tap", SEND_CALL, "tap", SAME, 1.0, 0.9),
+    *_cases("connections.100k.hot", CROWD, "crowd", SAME, 1.1, 1.0, params=HOT, **TEN),
+    *_cases(
+        "connections.100k.random",
+        CROWD,
+        "crowd",
+        SAME,
+        1.0,
+        1.0,
+        params=RANDOM,
+        allowance=400.0,
+        **TEN | {"limit_name": "10 connections, plus 400 ns"},
+    ),
+    *_cases("memory.per_connection.core", HOLD, "tap", SAME, 1.0, 1.0, params={"bare": True}, **at_most(1536), api="c"),
+    *_cases("memory.per_connection.python", HOLD, "tap", SAME, 1.0, 1.0, params={"bare": False}, **at_most(3072)),
+    *_cases("idle.wakeups", IDLE_WAKEUPS, "tap", SAME, 1.0, 0.0, params=WAITING, **at_most(2)),
+    *_cases("idle.cpu", IDLE_CPU, "tap", SAME, 1.0, 0.0, params=WAITING, **at_most(0.1)),
     *_cases("cpu.per_gb.tap.to_linux", CPU_OUT, "tap", BLOCK, 1.0, 0.7),
     *_cases("cpu.per_gb.tap.from_linux", CPU_IN, "tap", BLOCK, 1.0, 0.7),
     *_cases("cpu.per_gb.ring.to_linux", CPU_OUT, "ring", BLOCK, 1.0, 0.7, default=False),

@@ -41,6 +41,10 @@ class Duet:
         """Two connected sockets: the first has connected to the second."""
         raise NotImplementedError
 
+    def crowd(self, n: int) -> Any:
+        """So many connections, as ``bench_sockets.Crowd``."""
+        raise NotImplementedError
+
 
 def connect_carried(a: Any, listener: Any, address: tuple[str, int], carry: Callable[[], int]) -> Any:
     """Connect a socket while this very thread carries its packets; returns the other end."""
@@ -134,6 +138,58 @@ class Pipes(Stacks):
             listener.listen(128)
             a = near.socket()
             return a, connect_carried(a, listener, listener.getsockname(), self.carry)
+
+
+class Crowded(Duet):
+    """Many connections between two stacks on the in-memory link, for each number of them two stacks."""
+
+    PORTS = 5000  # connections to one listener
+
+    def __init__(self) -> None:
+        self.made: dict[int, Any] = {}
+        self.held: list[Any] = []
+
+    def close(self) -> None:
+        """Close all sockets and stacks."""
+        for one in self.held:
+            one.close()
+        self.held.clear()
+        self.made.clear()
+
+    def crowd(self, n: int) -> Any:
+        """See ``Duet``. Made once, kept."""
+        if n not in self.made:
+            self.made[n] = self._make(n)
+        return self.made[n]
+
+    def _make(self, n: int) -> Any:
+        import ustack
+        from ustack._core.py.bench_sockets import Crowd
+
+        stacks = [ustack.Stack(clock=ustack.VirtualClock(), seed=k) for k in range(2)]
+        for stack, link, ip in zip(stacks, ustack.pair(), (NEAR, FAR), strict=True):
+            stack.add_interface(link, addresses=[f"{ip}/24"])
+        near: list[Any] = []
+        far: list[Any] = []
+        at = 0
+        for first in range(0, n, self.PORTS):
+            with stacks[1].socket() as listener:
+                listener.bind((FAR, 0))
+                listener.listen(128)
+                for begin in range(first, min(first + self.PORTS, n), 64):
+                    count = min(64, first + self.PORTS - begin, n - begin)
+                    for _ in range(count):
+                        near.append(s := stacks[0].socket())
+                        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        s.connect_ex(listener.getsockname())
+                    for _ in range(4):
+                        at += 1000
+                        for stack in stacks:
+                            stack.advance_to(at)
+                    far += [listener.accept()[0] for _ in range(count)]
+        self.held += [*near, *far, *stacks]
+        at_far = {(s.getpeername(), s.getsockname()): s for s in far}
+        return Crowd(near, [at_far[s.getsockname(), s.getpeername()] for s in near], at)
 
 
 class Loopback(Duet):
@@ -245,9 +301,11 @@ class OnDemand(Duet):
 
 
 def make(wire: str) -> Duet:
-    """The host for "memory", "loopback", "pipe" or "tun"."""
+    """The host for "memory", "crowd", "loopback", "pipe" or "tun"."""
     if wire == "memory":
         return Memory()
+    if wire == "crowd":
+        return Crowded()
     if wire == "loopback":
         return Loopback()
     return OnDemand(Pipes if wire == "pipe" else Tuns)

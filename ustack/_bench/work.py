@@ -8,9 +8,11 @@ socket module would poll before every call): the parent process ends a worker th
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +30,10 @@ class Host(Protocol):
 
     def connect(self, address: tuple[str, int], kind: int = socket.SOCK_STREAM) -> Any:
         """A connected socket."""
+        ...
+
+    def bound(self, ip: str, kind: int) -> Any:
+        """A socket bound to a free port; it listens if it can."""
         ...
 
     def accept(self, listener: Any) -> Any:
@@ -267,6 +273,101 @@ def _receive_blocks(s: Any, p: dict[str, Any]) -> dict[str, float]:
             got = 0
 
 
+# --- what is held, and what is done when nothing happens ----------------------------------------------------------
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory (Rss of /proc/self/smaps_rollup, which is exact)."""
+    with open("/proc/self/smaps_rollup") as f:
+        for line in f:
+            if line.startswith("Rss:"):
+                return int(line.split()[1]) * 1024
+    raise RuntimeError("no Rss in /proc/self/smaps_rollup")
+
+
+def _hold(host: Host, address: tuple[str, int], p: dict[str, Any]) -> dict[str, float]:
+    """Memory of idle connections that were accepted, as Python sockets or by the core alone.
+
+    The other end opens as many as it is told over a first connection. Some are held before, so that what is needed
+    once is not counted.
+    """
+    from ustack._core.py.bench_sockets import Accepted
+
+    def accept(n: int) -> Any:
+        return Accepted(listener, n) if p["bare"] else [listener.accept()[0] for _ in range(n)]
+
+    def let_go(held: Any) -> None:
+        for one in [held] if p["bare"] else held:
+            one.close()
+
+    with host.connect(address) as control:
+        ip = control.getsockname()[0]
+        with host.bound(ip, socket.SOCK_STREAM) as listener:
+            listener.listen(65535)
+            port = listener.getsockname()[1]
+
+            def order(n: int) -> None:
+                control.sendall(struct.pack("!II", port, n))
+                if control.recv(1) != b"k":
+                    raise RuntimeError("the other end does not open connections")
+
+            order(p["warm"])
+            first = accept(p["warm"])
+            before = _resident()
+            order(p["count"])
+            held = accept(p["count"])
+            after = _resident()
+            order(0)
+            let_go(held)
+            let_go(first)
+    return {"bytes_each": (after - before) / p["count"], "count": p["count"]}
+
+
+def _open_many(host: Host, listener: Any, p: dict[str, Any]) -> dict[str, float]:
+    opened: list[Any] = []
+    with host.accept(listener) as control:
+        ip = control.getpeername()[0]
+        while request := control.recv(8, socket.MSG_WAITALL):
+            port, n = struct.unpack("!II", request)
+            opened += [host.connect((ip, port)) for _ in range(n)]
+            if not n:
+                for s in opened:
+                    s.close()
+            control.sendall(b"k")
+    return {}
+
+
+def _thread_times() -> tuple[int, int]:
+    """(times that a thread was switched away, ns of CPU time) of all threads of this process but the calling one."""
+    switches = spent = 0
+    me = threading.get_native_id()
+    for task in os.listdir("/proc/self/task"):
+        if int(task) == me:
+            continue
+        with open(f"/proc/self/task/{task}/status") as f:
+            switches += sum(int(line.split()[1]) for line in f if "ctxt_switches" in line)
+        with open(f"/proc/self/task/{task}/schedstat") as f:
+            spent += int(f.read().split()[0])
+    return switches, spent
+
+
+def _idle(host: Host, address: tuple[str, int], p: dict[str, Any]) -> dict[str, float]:
+    """A connection on which nothing happens any more. A thread sleeps as often as it wakes up."""
+    with host.connect(address) as s:
+        s.sendall(b"x")
+        time.sleep(p["settle"])
+        began, (switches, spent) = clock(), _thread_times()
+        time.sleep(p["seconds"])
+        seconds, (switched, used) = clock() - began, _thread_times()
+    return {"wakeups": (switched - switches) / seconds, "cpu_percent": (used - spent) / seconds / 1e7}
+
+
+def _quiet(s: Any, p: dict[str, Any]) -> dict[str, float]:
+    while s.recv(100):
+        pass
+    return {}
+
+
 @dataclass(frozen=True)
 class Work:
     """Two ends: functions of (host, address or listener, parameters)."""
@@ -287,6 +388,8 @@ WORK = {
     "connect": Work(_connect_often, _accept_often),
     "udp.out": Work(_udp(_udp_send)[0], _udp(_udp_receive)[1], socket.SOCK_DGRAM),
     "udp.in": Work(_udp(_udp_receive)[0], _udp(_udp_send)[1], socket.SOCK_DGRAM),
+    "hold": Work(_hold, _open_many),
+    "idle": Work(_idle, _over_connection(_quiet)[1]),
     "recv_call": _both(_receive_calls, _send_blocks),
     "send_call": _both(_send_calls, _receive_blocks),
 }

@@ -3,7 +3,7 @@
     {"wire": "kernel"}                                         sockets of the kernel, in this namespace
     {"wire": "tap", "device": "us0", "address": "10.9.0.2/24", "offloads": true, "busy_poll": 1.0 or null}
     {"wire": "ring", ...}
-    {"wire": "memory"}, "loopback", "pipe", "tun"              both ends in this process: see ``duets``
+    {"wire": "memory"}, "crowd", "loopback", "pipe", "tun"              both ends in this process: see ``duets``
 
 Commands come as JSON lines on standard input, answers go out the same way; a failure is ``{"error": text}``.
 """
@@ -94,7 +94,7 @@ def _ends(host: Any, command: dict[str, Any]) -> tuple[dict[str, float], dict[st
     """Do the work: its figures, and stats, ledger and CPU time as they were before."""
     if command["end"] == "both":
         before = host.stats(), host.ledger(), cpu_seconds()
-        return ALONE[command["work"]].both(host, command), *before
+        return ALONE[command["work"]](host, command), *before
     work = WORK[command["work"]]
     if command["end"] == "serve":
         with host.bound(command["ip"], work.kind) as listener:
@@ -132,6 +132,8 @@ def make_host(spec: dict[str, Any]) -> Any:
 def main() -> None:
     """Serve commands until standard input ends."""
     spec = json.loads(sys.argv[1])
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # ten thousand connections of the kernel's
     host = make_host(spec)
     gc.disable()
     answer({"ready": os.getpid()})

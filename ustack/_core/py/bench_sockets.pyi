@@ -1,0 +1,16 @@
+"""For ``ustack bench``: sockets without the cost of their Python objects, in great numbers."""
+
+from typing_extensions import Buffer, disjoint_base
+
+from ustack._core.py.socket import Socket
+
+@disjoint_base
+class Accepted:
+    def __new__(cls, listener: Socket, n: int) -> Accepted: ...
+    def __len__(self) -> int: ...
+    def close(self) -> None: ...
+
+@disjoint_base
+class Crowd:
+    def __new__(cls, near: list[Socket], far: list[Socket], at: int) -> Crowd: ...
+    def ingress(self, order: Buffer, burst: int) -> float: ...
