@@ -56,6 +56,8 @@ cdef int place(ooo_queue *q, int i, mblk *taken, seq_t seq, seq_t end) noexcept 
     taken.seq = seq
     taken.mark = end - seq
     if not left and not right:
+        if not grow(q) and i < q.n:
+            ooo_prune(q)                # what lies furthest is wanted last: or a gap at the front could never be filled
         if not grow(q):
             freemsg(taken)
             return -ENOBUFS

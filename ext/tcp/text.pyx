@@ -139,11 +139,14 @@ cdef void keep(tcb *c, arrival *s, mblk *taken) noexcept nogil:
     cdef interval dup
     cdef seq_t before = c.rcv_nxt
     cdef uint32_t more = 0
+    cdef uint32_t total = c.ooo.total
+    cdef int added
     cdef uint32_t _
     cdef mblk *m
     if s.h.seq != c.rcv_nxt:
         count(&s.t.ctx.n, C_TCP_OUT_OF_ORDER)
-    if ooo_add(&c.ooo, c.home.ctx.mem, taken, s.h.seq, s.n, &dup) < 0:
+    added = ooo_add(&c.ooo, c.home.ctx.mem, taken, s.h.seq, s.n, &dup)
+    if added < 0 or c.ooo.total != total + <uint32_t>added:     # dropped, or another run for its sake
         count(&s.t.ctx.n, C_TCP_OOO_LIMIT)
     if dup.start != dup.end and has(c, TF_SACK):
         c.dsack = dup

@@ -101,6 +101,30 @@ def test_connected_datagram_sockets(bed: Bed) -> None:
             client.recv(10)
 
 
+def test_a_refusal_wakes_who_waits_and_is_told_once(bed: Bed) -> None:
+    a, _, host = bed
+    raised: list[BaseException] = []
+    with udp(a) as client, udp(a) as other:
+        client.connect((host, 9))
+        other.connect((host, 10))
+
+        def receive() -> None:
+            try:
+                client.recv(10)
+            except BaseException as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        client.send(b"anybody?")
+        thread.join(20)
+        assert not thread.is_alive(), "still blocked"
+        assert [type(error) for error in raised] == [ConnectionRefusedError]
+        for sock in (client, other):
+            with pytest.raises(BlockingIOError):
+                sock.recv(10, us.MSG_DONTWAIT)
+
+
 def test_port_errors(bed: Bed) -> None:
     _, b, host = bed
     with udp(b, host, 53), udp(b) as other:

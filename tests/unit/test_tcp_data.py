@@ -37,6 +37,21 @@ def test_gap_then_fill():
     assert p.conn.recv() == b"onetwo333four"
 
 
+@pytest.mark.parametrize("first", [b"ab", b"abcdefgh"])
+def test_a_gap_at_the_front_is_filled_however_many_runs_there_are(first: bytes):
+    """What lies furthest makes way, or the connection would stand still for ever."""
+    p = established(rcvbuf=1 << 20, wscale=5)
+    for at in range(5000, 11, -2):
+        p.send("A", at, 1, b"x", egress=False)
+    assert p.counter("ooo_limit") > 0
+    runs = p.conn.block()["ooo_runs"]
+    p.send("A", 1, 1, first)
+    assert p.conn.recv() == first
+    p.send("A", 1 + len(first), 1, b"y" * 6000)
+    assert len(p.conn.recv()) == 6000
+    assert p.conn.block()["ooo_runs"] < runs
+
+
 def test_sack_blocks_newest_first_and_at_most_three_with_timestamps():
     p = established(sack=True, ts=100)
     for seq in (10, 20, 30, 40):
