@@ -71,9 +71,10 @@ cdef mblk *msgconsume(mblk *taken, size_t n) noexcept nogil
 cdef size_t msgappend(ledger *l, int reason, mblk *m, const void *src, size_t n) noexcept nogil
 # A new message holding a copy of n bytes, in blocks as large as the arena has them; NULL without memory.
 cdef mblk *msgcopyin(arena *a, ledger *l, int reason, const void *src, size_t n) noexcept nogil
-# The same, summing while copying: partial sums per `stride` bytes are kept on the blocks.
+# The same, summing while copying: partial sums per `stride` bytes are kept on the blocks, the first of them for
+# `phase` bytes less: what comes before these bytes has begun a stride already.
 cdef mblk *msgcopyin_csum(arena *a, ledger *l, int reason, const void *src, size_t n,
-                          uint32_t stride) noexcept nogil
+                          uint32_t stride, uint32_t phase=*) noexcept nogil
 # Copy bytes [offset, offset + n) of the message out; returns how many there were.
 cdef size_t msgcopyout(ledger *l, int reason, const mblk *m, size_t offset, void *dst,
                        size_t n) noexcept nogil

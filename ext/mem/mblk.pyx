@@ -551,7 +551,7 @@ cdef size_t msgappend(ledger *l, int reason, mblk *m, const void *src, size_t n)
         n = tailroom(m)
     if n == 0:
         return 0
-    if d.stride and m.wptr == d.sum_base + d.summed and d.summed + n <= <size_t>d.stride * sums_room(d):
+    if d.stride and m.wptr == d.sum_base + d.summed and d.sum_phase + d.summed + n <= <size_t>d.stride * sums_room(d):
         copy_summing(d, m.wptr, <const uint8_t *>src, n)
         ledger_book(l, LR_CSUM_FUSED, n)
     else:
@@ -569,12 +569,13 @@ cdef inline size_t sums_room(const dblk *d) noexcept nogil:
 
 cdef void copy_summing(dblk *d, uint8_t *dst, const uint8_t *src, size_t n) noexcept nogil:
     """Copy n bytes to where the sums of d end, and carry the sums on."""
-    cdef size_t within, here
+    cdef size_t begin, within, here
     cdef uint32_t i
     while n:
-        i = d.summed // d.stride
-        within = d.summed - i * d.stride
-        here = d.stride - within
+        i = (d.sum_phase + d.summed) // d.stride
+        begin = i * <size_t>d.stride - d.sum_phase if i else 0
+        within = d.summed - begin
+        here = (i + 1) * <size_t>d.stride - d.sum_phase - d.summed
         if here > n:
             here = n
         if within == 0:
@@ -609,7 +610,7 @@ cdef mblk *msgcopyin(arena *a, ledger *l, int reason, const void *src, size_t n)
 
 
 cdef mblk *msgcopyin_csum(arena *a, ledger *l, int reason, const void *src, size_t n,
-                          uint32_t stride) noexcept nogil:
+                          uint32_t stride, uint32_t phase=0) noexcept nogil:
     """stride 0: no summing. Where a block lacks room for the sums, its stride is a multiple of the one asked
     for."""
     cdef mblk *head = blocks_for(a, n)
@@ -621,7 +622,8 @@ cdef mblk *msgcopyin_csum(arena *a, ledger *l, int reason, const void *src, size
     while m != NULL:
         here = left if left < 65536 else 65536
         if stride and sums_room(m.dp) and here:
-            begin_sums(m.dp, stride)
+            begin_sums(m.dp, stride, phase, here)
+            phase = <uint32_t>((phase + here) % stride)
             copy_summing(m.dp, m.wptr, p, here)
         elif here:
             memcpy(m.wptr, p, here)
@@ -636,14 +638,14 @@ cdef mblk *msgcopyin_csum(arena *a, ledger *l, int reason, const void *src, size
     return head
 
 
-cdef void begin_sums(dblk *d, uint32_t stride) noexcept nogil:
+cdef void begin_sums(dblk *d, uint32_t stride, uint32_t phase, size_t n) noexcept nogil:
     cdef size_t room = sums_room(d)
-    cdef size_t size = d.lim - d.base
     d.sum_base = d.base
+    d.sum_phase = phase
     d.summed = 0
     d.nsums = 0
     d.stride = stride
-    while d.stride * room < size:
+    while d.stride * room < phase + n:
         d.stride += stride
 
 
@@ -668,29 +670,34 @@ cdef size_t msgcopyout(ledger *l, int reason, const mblk *m, size_t offset, void
     return done
 
 
+cdef inline size_t sum_start(const dblk *d, size_t i) noexcept nogil:
+    """Offset from sum_base of what the i-th partial sum covers."""
+    return i * d.stride - d.sum_phase if i else 0
+
+
 cdef uint32_t block_sum(const dblk *d, const uint8_t *p, size_t n, size_t *passed) noexcept nogil:
     """Sum of n bytes at p, from the partial sums where they cover whole strides; adds what it had to read."""
-    cdef size_t first, last, at, end, head
+    cdef size_t first, last, at, end, here
     cdef uint32_t sum, i
     if d.stride == 0 or p < d.sum_base or p >= d.sum_base + d.summed:
         passed[0] += n
         return csum_partial(p, n)
     at = p - d.sum_base
     end = at + n
-    first = (at + d.stride - 1) // d.stride
-    last = d.nsums if end >= d.summed else end // d.stride
+    first = (at + d.sum_phase + d.stride - 1) // d.stride if at else 0
+    last = d.nsums if end >= d.summed else (end + d.sum_phase) // d.stride
     if first >= last:
         passed[0] += n
         return csum_partial(p, n)
-    head = first * d.stride - at
-    sum = csum_partial(p, head) if head else 0
-    passed[0] += head
+    here = sum_start(d, first) - at
+    sum = csum_partial(p, here) if here else 0
+    passed[0] += here
     for i in range(first, last):
-        sum = csum_block_add(sum, d.sums[i], i * <size_t>d.stride - at)
-    at = d.summed if last == d.nsums else last * <size_t>d.stride
-    if end > at:
-        passed[0] += end - at
-        sum = csum_block_add(sum, csum_partial(d.sum_base + at, end - at), at - (p - d.sum_base))
+        sum = csum_block_add(sum, d.sums[i], sum_start(d, i) - at)
+    here = d.summed if last == d.nsums else sum_start(d, last)
+    if end > here:
+        passed[0] += end - here
+        sum = csum_block_add(sum, csum_partial(d.sum_base + here, end - here), here - at)
     return sum
 
 

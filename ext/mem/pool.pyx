@@ -34,7 +34,7 @@ cdef pool *pool_create(arena *owner, size_t size, uint32_t grow) noexcept nogil:
     p.size = size
     p.footprint = (size + unit - 1) & ~(unit - 1)
     p.grow = grow
-    p.nsums = size // SUM_GRAIN if size > SUM_GRAIN else 1
+    p.nsums = (size // SUM_GRAIN if size > SUM_GRAIN else 1) + 1        # data may begin and end within a stride
     return p
 
 

@@ -45,7 +45,8 @@ cdef struct dblk:
     uint8_t flags               # DB_*
     uint16_t ref_limit          # dupb fails at this many references; 0: no limit (STREAMS: 255)
     uint32_t truesize           # storage that a queue is charged for holding it
-    uint32_t stride             # partial sums: one per `stride` bytes counted from sum_base; 0: none
+    uint32_t stride             # partial sums: one per `stride` bytes counted from sum_base - sum_phase; 0: none
+    uint32_t sum_phase          # so much shorter is the first of them
     uint8_t *sum_base
     uint16_t *sums              # nsums folded sums
     uint32_t nsums

@@ -64,7 +64,8 @@ cdef int wait_for_room(driver *d, sock *s, ns_t deadline, bint main_thread) noex
 
 cdef mblk *copy_in(driver *d, sock *s, const char *p, size_t n) noexcept nogil:
     if s.csum_stride:
-        return msgcopyin_csum(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, p, n, s.csum_stride)
+        return msgcopyin_csum(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, p, n, s.csum_stride,
+                              s.csum_phase)
     return msgcopyin(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, p, n)
 
 
@@ -95,14 +96,14 @@ cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint 
             driver_unlock(d)
             freemsg(m)
             return r if r != 0 else -ENOBUFS
-        if more or done[0] + chunk < n:
-            hold = TCP_SEND_MORE
-        elif n >= LATE_WRITE and deadline != NO_WAIT and driver_attended(d):
+        if n >= LATE_WRITE and not more and deadline != NO_WAIT and driver_attended(d):
             hold = TCP_SEND_LATE
+        elif more or done[0] + chunk < n:
+            hold = TCP_SEND_MORE
         else:
             hold = 0
         sent = tcp_send(s.tcp, m, hold)
-        s.chunk = tcp_send_hint(s.tcp, &s.csum_stride)
+        s.chunk = tcp_send_hint(s.tcp, &s.csum_stride, &s.csum_phase)
         if s.note_fd >= 0:
             sock_note(s)
         driver_attend(d, chunk)

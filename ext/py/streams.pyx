@@ -290,18 +290,21 @@ def msgappend(b: Mblk, data: object) -> int:
         PyBuffer_Release(&view)
 
 
-def msgcopyin(data: object, stride: int = 0, arena: Arena | None = None) -> Mblk:
+def msgcopyin(data: object, stride: int = 0, arena: Arena | None = None, *, phase: int = 0) -> Mblk:
     """A message with a copy of ``data``, 64 KB to a block. With a stride, it is summed on the way: one
-    partial sum per ``stride`` bytes is kept, and ``msgsum`` uses them."""
+    partial sum per ``stride`` bytes is kept, and ``msgsum`` uses them. The first covers ``phase`` bytes less,
+    for data that go on where others have begun a stride."""
     cdef Py_buffer view
     cdef mblk *m
     cdef Arena a = chosen(arena)
     drain()
     if not 0 <= stride <= 0xFFFF:
         raise ValueError("a stride is 0 (no sums) or a number of bytes up to 65535")
+    if phase and not 0 <= phase < stride:
+        raise ValueError("a phase is a number of bytes below the stride")
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        m = mb.msgcopyin_csum(a.a, &a.book, LR_TX_COPY, view.buf, view.len, stride)
+        m = mb.msgcopyin_csum(a.a, &a.book, LR_TX_COPY, view.buf, view.len, stride, phase)
     finally:
         PyBuffer_Release(&view)
     return new_message(m, "a copy")

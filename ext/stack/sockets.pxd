@@ -49,6 +49,7 @@ cdef struct sock:
     sock *fired_next
     uint32_t chunk              # bytes that a send copies into one block: one super-segment; 0: not known yet
     uint32_t csum_stride        # > 0: sum while copying, one partial sum per so many bytes (the path has no TX_CSUM)
+    uint32_t csum_phase         # so many bytes of a stride are queued already
 
 # A wake-up to be made once the lock is released: the words of parked threads, and whether a sleeper must be kicked.
 cdef enum:

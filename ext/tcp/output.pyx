@@ -62,6 +62,8 @@ cdef uint32_t new_data_to_send(tcb *c) noexcept nogil:
         n = room
     if n > c.gso_payload:
         return c.gso_payload
+    if n == queued and c.home.late == c and n < c.gso_payload >> 2:
+        return 0                # the next write makes a large packet of it, or tcp_push_late lets it go
     tail = n % c.snd_mss
     if n == queued:
         return n if tail == 0 or partial_may_go(c) else n - tail

@@ -154,9 +154,10 @@ cdef int tcp_shutdown(tcb *c, int how) noexcept nogil
 # --- data -------------------------------------------------------------------------------------------------------
 # Bytes that tcp_send takes now; 0: wait for EV_OUT; -errno: the error to report (-EPIPE, -ECONNRESET, -ENOTCONN, ...).
 cdef int64_t tcp_send_room(tcb *c) noexcept nogil
-# How senders should cut what they copy: returns the bytes of one super-segment, a multiple of the MSS (0: not known
-# yet); *stride: keep partial sums of so many bytes each, 0 if the path sums by itself.
-cdef uint32_t tcp_send_hint(const tcb *c, uint32_t *stride) noexcept nogil
+# How senders should cut what they copy: returns how many bytes make whole super-segments of what is queued (0: not
+# known yet); *stride: keep partial sums of so many bytes each, 0 if the path sums by itself; *phase: so many bytes of
+# a stride are queued already.
+cdef uint32_t tcp_send_hint(const tcb *c, uint32_t *stride, uint32_t *phase) noexcept nogil
 # Queue a chain (any size; the caller has asked for room, but more is taken). Marks the connection for output.
 # Takes the data. The bytes taken, or -errno.
 cdef int64_t tcp_send(tcb *c, mblk *taken, int flags) noexcept nogil

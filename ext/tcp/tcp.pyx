@@ -17,7 +17,7 @@ from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgbytes
 from ustack._core.tcp.ack cimport ack_soon
 from ustack._core.tcp.block cimport (
     TF_CONNECTING, TF_DIRTY, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD, TF_SHUT_WR,
-    cc_ops, has, mark, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap,
+    cc_ops, has, mark, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap, unsent,
 )
 from ustack._core.tcp.close cimport conn_abort, user_close, user_shutdown
 from ustack._core.tcp.congestion cimport congestion_find, congestion_use
@@ -322,13 +322,18 @@ cdef void tcp_get_info(tcb *c, tcp_info *info) noexcept nogil:
     info_fill(c, info)
 
 
-cdef uint32_t tcp_send_hint(const tcb *c, uint32_t *stride) noexcept nogil:
+cdef uint32_t tcp_send_hint(const tcb *c, uint32_t *stride, uint32_t *phase) noexcept nogil:
+    cdef uint32_t whole, begun
     stride[0] = 0
+    phase[0] = 0
     if c.snd_mss == 0 or not has(c, TF_PATH):
         return 0
     if not c.way.caps & CAP_TX_CSUM:
         stride[0] = c.snd_mss
-    return SUPER_SEGMENT - SUPER_SEGMENT % c.snd_mss
+        phase[0] = unsent(c) % c.snd_mss
+    whole = SUPER_SEGMENT - SUPER_SEGMENT % c.snd_mss
+    begun = unsent(c) % whole
+    return whole - begun if begun < c.gso_payload >> 2 else whole
 
 
 cdef uint32_t tcp_unacked(const tcb *c) noexcept nogil:
