@@ -1,5 +1,6 @@
 """Random damage to good traffic: nothing crashes, memory is bounded, and an established connection is not hurt."""
 
+import os
 import random
 
 import pytest
@@ -9,7 +10,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 from tcp_peer import PORT, Peer, opened_by_peer
 
-FRAMES = 100_000
+FRAMES = int(os.environ.get("USTACK_FRAMES", "100000"))
 
 
 def good_traffic(victim, dport):
