@@ -7,7 +7,7 @@ from libc.errno cimport E2BIG, EINVAL, ENOBUFS
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from ustack._core.base.checksum cimport csum_add, csum_finish, csum_fold, csum_partial
+from ustack._core.base.checksum cimport csum_add, csum_block_add, csum_finish, csum_fold, csum_partial
 from ustack._core.base.codes cimport (CSUM_NONE, CSUM_OK, CSUM_PARTIAL, GSO_TCP4, GSO_UDP, IPPROTO_TCP_,
                                       IPPROTO_UDP_)
 from ustack._core.base.counters cimport C_SW_COALESCE, C_SW_CSUM, C_SW_SEGMENT, count
@@ -72,8 +72,16 @@ cdef bint own_front(context *ctx, mblk *m, size_t n) noexcept nogil:
 
 
 # --- checksum -------------------------------------------------------------------------------------------------
+cdef inline size_t header_length(const uint8_t *p, uint16_t csum_offset) noexcept nogil:
+    if csum_offset == TCP_SUM:
+        return tcp_header_len(p)
+    return UDP_LEN if csum_offset == UDP_SUM else 0
+
+
 cdef int offload_checksum(context *ctx, mblk *pkt) noexcept nogil:
     cdef size_t field = <size_t>pkt.csum_start + pkt.csum_offset
+    cdef size_t head
+    cdef uint32_t partial = 0
     cdef uint16_t sum
     if pkt.csum != CSUM_PARTIAL:
         return 0
@@ -81,7 +89,14 @@ cdef int offload_checksum(context *ctx, mblk *pkt) noexcept nogil:
         return -EINVAL
     if not own_front(ctx, pkt, field + 2):
         return -EINVAL
-    sum = csum_finish(msgcsum(&ctx.book, LR_CSUM_TX, pkt, pkt.csum_start, pkt.pkt_len - pkt.csum_start))
+    # Headers are not payload: they are not booked.
+    head = header_length(pkt.rptr + pkt.csum_start, pkt.csum_offset)
+    if head > mblk_len(pkt) - pkt.csum_start:
+        head = 0
+    partial = csum_partial(pkt.rptr + pkt.csum_start, head)
+    partial = csum_block_add(partial, msgcsum(&ctx.book, LR_CSUM_TX, pkt, pkt.csum_start + head,
+                                              pkt.pkt_len - pkt.csum_start - head), head)
+    sum = csum_finish(partial)
     if sum == 0 and pkt.csum_offset == UDP_SUM:
         sum = 0xFFFF            # 0 would say that there is none
     put_sum(pkt.rptr + field, sum)

@@ -26,6 +26,7 @@ from ustack._core.udp.udp cimport udp_connect, udp_meta, udp_recv, udp_send, udp
 
 cdef enum:
     LATE_WRITE = 32768          # the odd end of so large a write may wait a moment for the next one
+    ASK_FROM = 4096             # bytes to send for which cutting and summing them in phase is worth a question
     SEND_CHUNK = 65536          # bytes copied into one block before the path's super-segments are known
 
 
@@ -69,6 +70,18 @@ cdef mblk *copy_in(driver *d, sock *s, const char *p, size_t n) noexcept nogil:
     return msgcopyin(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, p, n)
 
 
+cdef size_t next_chunk(driver *d, sock *s, size_t left) noexcept nogil:
+    """How much to copy at once. Where it matters the connection is asked how far it is now: what was queued may have
+    left since the last call."""
+    cdef size_t chunk
+    if left >= ASK_FROM and driver_try_lock(d):
+        if not s.closed:
+            s.chunk = tcp_send_hint(s.tcp, &s.csum_stride, &s.csum_phase)
+        driver_unlock(d)
+    chunk = s.chunk if s.chunk else SEND_CHUNK
+    return left if left < chunk else chunk
+
+
 cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint partial, ns_t deadline,
                    bint main_thread, size_t *done, mblk **kept) noexcept nogil:
     cdef size_t chunk
@@ -77,9 +90,7 @@ cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint 
     cdef int hold
     cdef int r
     while done[0] < n:
-        chunk = s.chunk if s.chunk else SEND_CHUNK
-        if n - done[0] < chunk:
-            chunk = n - done[0]
+        chunk = next_chunk(d, s, n - done[0])
         m = kept[0]
         if m != NULL:
             chunk = m.pkt_len

@@ -331,7 +331,19 @@ cdef void driver_attend(driver *d, size_t moved) noexcept nogil:
 cdef bint driver_attended(driver *d) noexcept nogil:
     if d.poller != NULL or d.foreign or d.manual:
         return False
-    return d.hk_state == HK_TIMED and d.eng.ctx.now - d.called < GRACE
+    return d.hk_state == HK_TIMED and d.eng.ctx.now - d.called < GRACE and is_wired(d)
+
+
+cdef bint is_wired(driver *d) noexcept nogil:
+    """Whether a link has a device behind it, so that each packet costs a system call. Whoever reads at the other end
+    of a link in memory may be this very thread, which nothing could tell to wait."""
+    cdef iface *i = d.eng.ifs
+    cdef int raw[8]
+    while i != NULL:
+        if i.dev != NULL and i.dev.ops.fds != NULL and i.dev.ops.fds(i.dev, raw, 8) > 0:
+            return True
+        i = i.next
+    return False
 
 
 cdef void adapt(driver *d, bint found) noexcept nogil:
