@@ -93,16 +93,18 @@ __all__ = [
     "SO_ACCEPTCONN", "SO_BROADCAST", "SO_DOMAIN", "SO_ERROR", "SO_KEEPALIVE", "SO_LINGER", "SO_OOBINLINE",
     "SO_PROTOCOL", "SO_RCVBUF", "SO_RCVLOWAT", "SO_REUSEADDR", "SO_REUSEPORT", "SO_SNDBUF", "SO_TYPE",
     "TCP_CONGESTION", "TCP_CORK", "TCP_INFO", "TCP_KEEPCNT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_LINGER2",
-    "TCP_MAXSEG", "TCP_NODELAY", "TCP_QUICKACK", "TCP_USER_TIMEOUT", "UDP_SEGMENT", "AddressFamily", "SocketKind",
-    "create_connection", "create_server", "error", "gaierror", "getaddrinfo", "getdefaulttimeout", "gethostbyname",
-    "has_dualstack_ipv6", "has_ipv6", "herror", "htonl", "htons", "inet_aton", "inet_ntoa", "inet_ntop", "inet_pton",
-    "ntohl", "ntohs", "setdefaulttimeout", "socket", "timeout", "use",
+    "TCP_MAXSEG", "TCP_NODELAY", "TCP_QUICKACK", "TCP_USER_TIMEOUT", "UDP_GRO", "UDP_SEGMENT", "AddressFamily",
+    "SocketKind", "create_connection", "create_server", "error", "gaierror", "getaddrinfo", "getdefaulttimeout",
+    "gethostbyname", "has_dualstack_ipv6", "has_ipv6", "herror", "htonl", "htons", "inet_aton", "inet_ntoa",
+    "inet_ntop", "inet_pton", "ntohl", "ntohs", "setdefaulttimeout", "socket", "timeout", "use",
 ]
 
 error = OSError
 timeout = TimeoutError
 has_ipv6 = False
-UDP_SEGMENT = 103           # linux/udp.h; ancillary data of sendmsg
+# linux/udp.h, udp(7); both are options at level IPPROTO_UDP and ancillary data.
+UDP_SEGMENT = 103           # bytes of each datagram that sent data are cut into
+UDP_GRO = 104               # datagrams that came together are received as one
 
 _chosen: Stack | None = None
 _default_timeout: float | None = None

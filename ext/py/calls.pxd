@@ -32,8 +32,15 @@ cdef int call_connect(driver *d, sock *s, const ipaddr *addr, uint16_t port, ns_
 # Wait for the end of a connect that call_connect began.
 cdef int call_connect_wait(driver *d, sock *s, ns_t deadline, bint main_thread) noexcept nogil
 cdef int call_accept(driver *d, sock *s, ns_t deadline, bint main_thread, sock **out) noexcept nogil
-# Datagrams. `taken` is sent as one; to NULL: the connected peer.
-cdef int call_sendto(driver *d, sock *s, mblk *taken, const ipaddr *to, uint16_t port, uint16_t gso_size,
+# Datagrams. `taken` is sent as one, or cut by gso_size (UDP_OWN_SIZE: as the socket's option says); to NULL: the
+# connected peer.
+cdef int call_sendto(driver *d, sock *s, mblk *taken, const ipaddr *to, uint16_t port, int gso_size,
                      ns_t deadline, bint main_thread) noexcept nogil
 cdef int call_recvfrom(driver *d, sock *s, bint peek, ns_t deadline, bint main_thread, mblk **out,
                        udp_meta *meta) noexcept nogil
+# Many of them, with one lock: send the messages of the list *left (by next), waiting for room if the deadline allows;
+# *done counts on, *left is what was not taken. After the first one an error ends it, for the next call to find.
+cdef int call_send_many(driver *d, sock *s, mblk **left, const ipaddr *to, uint16_t port, ns_t deadline,
+                        bint main_thread, int *done) noexcept nogil
+# Wait for one, then take what else there is: at most max, as udp_take has them.
+cdef int call_recv_many(driver *d, sock *s, int max, ns_t deadline, bint main_thread, mblk **out) noexcept nogil

@@ -22,7 +22,8 @@ from ustack._core.stack.sockets cimport SOCK_PING, SOCK_UDP, sock, sock_of_tcb
 from ustack._core.tcp.tcp cimport (
     TCP_RECV_PEEK, TCP_SEND_LATE, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect,
     tcp_connect_result, tcp_recv, tcp_send, tcp_send_hint, tcp_send_room, tcp_state)
-from ustack._core.udp.udp cimport udp_connect, udp_meta, udp_recv, udp_send, udp_take_error
+from ustack._core.udp.udp cimport (
+    UDP_OWN_SIZE, udp_connect, udp_meta, udp_recv, udp_room, udp_send, udp_take, udp_take_error)
 
 cdef enum:
     LATE_WRITE = 32768          # the odd end of so large a write may wait a moment for the next one
@@ -234,7 +235,7 @@ cdef int take_error(sock *s) noexcept nogil:
     return -udp_take_error(s.udp) if s.kind == SOCK_UDP else -ping_take_error(s.ping)
 
 
-cdef int call_sendto(driver *d, sock *s, mblk *taken, const ipaddr *to, uint16_t port, uint16_t gso_size,
+cdef int call_sendto(driver *d, sock *s, mblk *taken, const ipaddr *to, uint16_t port, int gso_size,
                      ns_t deadline, bint main_thread) noexcept nogil:
     cdef int r
     driver_lock(d)
@@ -279,6 +280,61 @@ cdef int call_recvfrom(driver *d, sock *s, bint peek, ns_t deadline, bint main_t
         r = take_error(s)
         if r == 0:
             r = pause(d, s, EV_IN, deadline, main_thread, &tried)
+        if r != 0:
+            break
+    if s.note_fd >= 0:
+        sock_note(s)
+    driver_flush_unlock(d)
+    return r
+
+
+cdef int call_send_many(driver *d, sock *s, mblk **left, const ipaddr *to, uint16_t port, ns_t deadline,
+                        bint main_thread, int *done) noexcept nogil:
+    cdef bint tried = False
+    cdef mblk *m
+    cdef int r = 0
+    driver_lock(d)
+    while left[0] != NULL:
+        if s.closed:
+            r = -EBADF
+        elif done[0] and s.udp.error:
+            break                       # it stays for the next call
+        elif udp_room(s.udp) <= 0:
+            r = pause(d, s, EV_OUT, deadline, main_thread, &tried)
+            if r == 0:
+                continue
+        else:
+            m = left[0]
+            left[0] = m.next
+            m.next = NULL
+            r = udp_send(s.udp, m, to, port, UDP_OWN_SIZE)
+            done[0] += r == 0
+        if r != 0:
+            break
+    if s.note_fd >= 0:
+        sock_note(s)
+    driver_flush_unlock(d)
+    return r
+
+
+cdef int call_recv_many(driver *d, sock *s, int max, ns_t deadline, bint main_thread, mblk **out) noexcept nogil:
+    cdef bint tried = False
+    cdef int r
+    driver_lock(d)
+    while True:
+        if s.closed:
+            r = -EBADF
+            break
+        out[0] = udp_take(s.udp, max)
+        r = 0 if out[0] != NULL else take_error(s)
+        if r != 0 or out[0] != NULL:
+            break
+        if s.udp.head != NULL:
+            r = -ENOBUFS                # no memory to part joined ones
+            break
+        if s.udp.shut_rd:
+            break
+        r = pause(d, s, EV_IN, deadline, main_thread, &tried)
         if r != 0:
             break
     if s.note_fd >= 0:

@@ -36,6 +36,9 @@ cdef enum:
     IP_TOS = 1
     IP_TTL = 2
     IPPROTO_TCP = 6
+    IPPROTO_UDP = 17
+    UDP_SEGMENT = 103           # linux/udp.h
+    UDP_GRO = 104
 
 cdef enum:
     TCP_NODELAY = 1
@@ -118,6 +121,16 @@ cdef int udp_option(sock *s, int level, int name, int64_t *value, bint write) no
         value[0] = s.udp.rcvbuf
     elif level == SOL_SOCKET and name == SO_SNDBUF:
         value[0] = 1 << 20          # a datagram is handed down at once: nothing is buffered here
+    elif level == IPPROTO_UDP and name == UDP_SEGMENT:
+        if write:
+            if not 0 <= value[0] <= 65535:
+                return -EINVAL
+            s.udp.gso_size = <unsigned short>value[0]
+        value[0] = s.udp.gso_size
+    elif level == IPPROTO_UDP and name == UDP_GRO:
+        if write:
+            s.udp.gro = value[0] != 0
+        value[0] = s.udp.gro
     elif level == IPPROTO_IP and name == IP_TTL:
         if write:
             if not 1 <= value[0] <= 255:

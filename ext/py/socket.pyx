@@ -28,6 +28,7 @@ from ustack._core.py.buffers cimport wrap_mblk
 from ustack._core.py.calls cimport (
     NO_WAIT, call_accept, call_connect, call_connect_wait, call_recv, call_recv_now, call_recvfrom, call_send,
     call_sendto)
+from ustack._core.py.datagrams cimport recv_datagrams, recv_datagrams_into, recv_scattered, send_datagrams
 from ustack._core.py.driver cimport (
     clock_now, driver_flush_unlock, driver_lock, driver_signal_closed, driver_unlock, linger_until,
     sock_fileno, sock_unfile)
@@ -40,7 +41,7 @@ from ustack._core.stack.sockets cimport (
 from ustack._core.tcp.tcp cimport (
     TCPO_LINGER, tcp_bind, tcp_getopt, tcp_listen, tcp_local, tcp_remote, tcp_set_congestion, tcp_shutdown, tcp_state,
     tcp_unacked)
-from ustack._core.udp.udp cimport udp_bind, udp_disconnect, udp_meta
+from ustack._core.udp.udp cimport UDP_OWN_SIZE, udp_bind, udp_disconnect, udp_meta
 
 cdef enum:
     AF_INET = 2
@@ -448,7 +449,7 @@ cdef class Socket:
         finally:
             self.leave()
 
-    def _send_datagram(self, data, address, int flags, int gso_size=0):
+    def _send_datagram(self, data, address, int flags, int gso_size=UDP_OWN_SIZE):
         cdef Py_buffer b
         cdef mblk *m = NULL
         cdef ssize_t n
@@ -456,10 +457,10 @@ cdef class Socket:
             data, address = _echo_request(data, address)
         PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
         n = b.len
-        if n <= 65536 or gso_size:
+        if n <= 65536:
             m = msgcopyin(self.d.eng.ctx.mem, &self.d.eng.ctx.book, LR_TX_COPY, b.buf, b.len)
         PyBuffer_Release(&b)
-        if n > 65536 and not gso_size:
+        if n > 65536:
             raise OSError(90, "Message too long")
         if m == NULL:
             fail(-ENOBUFS)
@@ -483,12 +484,16 @@ cdef class Socket:
         return n
 
     def sendmsg(self, buffers, ancdata=(), int flags=0, address=None) -> int:
-        """Send several buffers as one; ancillary data: only (IPPROTO_UDP, UDP_SEGMENT, size as bytes)."""
+        """Send several buffers as one; ancillary data: only (IPPROTO_UDP, UDP_SEGMENT, size as bytes).
+
+        With a segment size, which counts instead of the socket's own, they go as datagrams of that size, the last
+        one shorter, at most 128 and 65,507 bytes in all (udp(7)).
+        """
         cdef size_t total = 0
-        cdef int gso_size = 0
+        cdef int gso_size = UDP_OWN_SIZE
         for size in [_segment_size(item) for item in ancdata]:
-            if size < 0:
-                raise OSError(EINVAL, "sendmsg(): of ancillary data only UDP_SEGMENT is known here")
+            if not 0 <= size <= 65535:
+                raise OSError(EINVAL, "sendmsg(): of ancillary data only UDP_SEGMENT, 0 to 65535, is known here")
             gso_size = size
         if address is not None and not isinstance(address, tuple):
             raise TypeError(f"sendmsg(): AF_INET address must be tuple, not {type(address).__name__}")
@@ -496,7 +501,8 @@ cdef class Socket:
         if self.type == DGRAM:
             self.enter()
             try:
-                return self._send_datagram(b"".join(views), address, flags, gso_size)
+                whole = views[0] if len(views) == 1 else b"".join(views)
+                return self._send_datagram(whole, address, flags, gso_size)
             finally:
                 self.leave()
         for k, view in enumerate(views):
@@ -511,6 +517,24 @@ cdef class Socket:
             if sent < view.nbytes:
                 break
         return total
+
+    def sendmmsg(self, buffers, int flags=0, address=None) -> int:
+        """Send each of ``buffers`` (an iterable of bytes-like objects) as a datagram, all with one look at the network.
+
+        To ``address``, or to the connected peer. Returns how many went; with a blocking socket that is all of them
+        unless an error or the timeout ends it. What ends it after the first one is reported by the next call, as
+        sendmmsg(2) has it. Raises what ``send`` raises, EMSGSIZE for more than 65,507 bytes among others; TypeError
+        for something that is no buffer, and then nothing was sent.
+        """
+        self.enter()
+        try:
+            self._need(SOCK_UDP, "sendmmsg")
+            if isinstance(buffers, (bytes, bytearray, str)):
+                raise TypeError(f"sendmmsg() takes an iterable of buffers, not {type(buffers).__name__}")
+            return send_datagrams(self.d, self.s, buffers, address,
+                                  NO_WAIT if flags & MSG_DONTWAIT else self.deadline(), on_main_thread())
+        finally:
+            self.leave()
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
@@ -737,10 +761,18 @@ cdef class Socket:
             self.leave()
 
     def recvmsg(self, ssize_t bufsize, ssize_t ancbufsize=0, int flags=0):
-        """(data, [], msg_flags, address); MSG_TRUNC in msg_flags if a datagram was longer than bufsize."""
+        """(data, ancillary data, msg_flags, address); MSG_TRUNC in msg_flags if a datagram was longer than bufsize.
+
+        With the option UDP_GRO the data may be several datagrams that came together, and ancillary data
+        [(IPPROTO_UDP, UDP_GRO, size of each as 4 bytes)]: the last one may be shorter (udp(7)).
+        """
         _check_sizes(bufsize, ancbufsize, "recvmsg")
         if self.type == STREAM:
             return self.recv(bufsize, flags), [], 0, None
+        if self.s.kind == SOCK_UDP:
+            buffer = bytearray(bufsize)
+            n, anc, msg_flags, address = self._recv_scattered([memoryview(buffer)], ancbufsize, flags)
+            return bytes(memoryview(buffer)[:n]), anc, msg_flags, address
         self.enter()
         try:
             data, address, whole = self._recv_datagram(bufsize, flags)
@@ -749,11 +781,13 @@ cdef class Socket:
         return data, [], MSG_TRUNC if whole > len(data) else 0, address
 
     def recvmsg_into(self, buffers, ssize_t ancbufsize=0, int flags=0):
-        """Scatter into several buffers: (number of bytes, [], msg_flags, address)."""
+        """Scatter into several buffers: (number of bytes, ancillary data, msg_flags, address), as recvmsg has them."""
         views = [memoryview(b).cast("B") for b in buffers]
         _check_sizes(0, ancbufsize, "recvmsg_into")
         if any(view.readonly for view in views):
             raise TypeError("recvmsg_into() argument 1 must be an iterable of single-segment read-write buffers")
+        if self.s.kind == SOCK_UDP:
+            return self._recv_scattered(views, ancbufsize, flags)
         data, anc, msg_flags, address = self.recvmsg(sum(v.nbytes for v in views), ancbufsize, flags)
         at = 0
         for view in views:
@@ -761,6 +795,54 @@ cdef class Socket:
             view[:len(part)] = part
             at += len(part)
         return len(data), anc, msg_flags, address
+
+    def _recv_scattered(self, list views, size_t ancbufsize, int flags):
+        self.enter()
+        try:
+            return recv_scattered(self.d, self.s, views, ancbufsize, flags & MSG_PEEK != 0,
+                                  NO_WAIT if flags & MSG_DONTWAIT else self.deadline(), on_main_thread())
+        finally:
+            self.leave()
+
+    def recvmmsg(self, int max, ssize_t bufsize=65535, int flags=0) -> list:
+        """Wait for a datagram, then take all that are there, at most ``max``: a list of (bytes, (host, port)).
+
+        Each is cut at ``bufsize`` bytes. Never empty, except when receiving was shut down. Of the flags only
+        MSG_DONTWAIT is known.
+        """
+        _check_many("recvmmsg", max, bufsize, flags & ~MSG_DONTWAIT)
+        self.enter()
+        try:
+            self._need(SOCK_UDP, "recvmmsg")
+            return recv_datagrams(self.d, self.s, max, bufsize, NO_WAIT if flags & MSG_DONTWAIT else self.deadline(),
+                                  on_main_thread())
+        finally:
+            self.leave()
+
+    def recvmmsg_into(self, buffer, ssize_t stride, max=None, int flags=0) -> list:
+        """The same into a writable buffer: a list of (bytes stored, (host, port)), datagram k at offset k * stride.
+
+        At most ``max`` are taken, by default as many as the buffer has room for. What is longer than ``stride`` is
+        cut; with MSG_TRUNC the list has the lengths before that. Datagrams from one sender share its address
+        tuple. ValueError if ``max`` times ``stride`` is larger than the buffer.
+        """
+        cdef Py_buffer b
+        cdef int many
+        _writable(buffer, &b)
+        try:
+            many = min(b.len // stride if stride > 0 else 0, 65535) if max is None else max
+            _check_many("recvmmsg_into", many, stride, flags & ~(MSG_DONTWAIT | MSG_TRUNC))
+            if many > b.len // stride:
+                raise ValueError(f"the buffer has room for {b.len // stride} datagrams of {stride} bytes, not {many}")
+            self.enter()
+            try:
+                self._need(SOCK_UDP, "recvmmsg_into")
+                return recv_datagrams_into(self.d, self.s, <char *>b.buf, stride, many, flags & MSG_TRUNC != 0,
+                                           NO_WAIT if flags & MSG_DONTWAIT else self.deadline(), on_main_thread())
+            finally:
+                self.leave()
+        finally:
+            PyBuffer_Release(&b)
 
     # --- options ----------------------------------------------------------------------------------------------------
 
@@ -951,6 +1033,15 @@ def _segment_size(item) -> int:
     except (TypeError, ValueError):
         raise TypeError("[sendmsg() argument 2] must be (int, int, bytes-like object) tuples") from None
     return value if known else -1
+
+
+def _check_many(call, int max, ssize_t size, int unknown):
+    if max < 1:
+        raise ValueError(f"{call}(): at least one datagram, not {max}")
+    if size < 1:
+        raise ValueError(f"{call}(): room of at least one byte for each, not {size}")
+    if unknown:
+        raise OSError(EINVAL, f"{call}(): unknown flags {unknown:#x}")
 
 
 def _check_sizes(ssize_t bufsize, ssize_t ancbufsize, call):

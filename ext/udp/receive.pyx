@@ -1,7 +1,8 @@
 """UDP input: see receive.pxd."""
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.errno cimport ENOBUFS
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from ustack._core.base.addr cimport flow, ip_equal, ip_is_any, ip_to4
 from ustack._core.base.checksum cimport csum_add, csum_fold
@@ -18,27 +19,64 @@ from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport (adjmsg, alloc_header, dupmsg, freemsg, linkb, mblk, mblk_len, msgcsum, msgtruesize,
                                     pkt_pull, splitmsg)
 from ustack._core.udp.ports cimport port_first
-from ustack._core.udp.udp cimport udp, udp_meta, udp_pcb
+from ustack._core.udp.udp cimport queued, udp, udp_meta, udp_pcb
 from ustack._core.wire.ip4 cimport ip4_pseudo
-from ustack._core.wire.udp cimport UDP_LEN, udp_check, udp_header, udp_parse
+from ustack._core.wire.udp cimport UDP_LEN, UDP_MAX, udp_check, udp_header, udp_parse
+
+cdef enum:
+    GRO_SEGMENTS = 64           # Linux's UDP_GRO_CNT_MAX
 
 
-cdef void enqueue(udp_pcb *p, mblk *taken, const udp_meta *meta) noexcept nogil:
-    """The newest datagram is the one that goes when the buffer is full; one always fits."""
+cdef inline mblk *last_block(mblk *m) noexcept nogil:
+    while m.cont != NULL:
+        m = m.cont
+    return m
+
+
+cdef bint join(udp_pcb *p, mblk *taken, const udp_meta *meta, int64_t size) noexcept nogil:
+    """UDP_GRO: put a datagram behind one of the same flow that came in the same burst, as Linux's GRO would."""
+    cdef mblk *m = p.tail
+    cdef queued *q
+    cdef uint32_t step
+    if not p.gro or m == NULL or m.stamp != <uint64_t>p.owner.ctx.now or taken.pkt_len == 0:
+        return False
+    q = <queued *>m.rptr
+    step = q.meta.gso_size if q.meta.gso_size else m.pkt_len
+    if (taken.pkt_len > step or m.pkt_len % step or m.pkt_len + taken.pkt_len > UDP_MAX
+            or m.pkt_len >= step * GRO_SEGMENTS or q.meta.sport != meta.sport or not ip_equal(&q.meta.src, &meta.src)
+            or not ip_equal(&q.meta.dst, &meta.dst) or q.meta.ttl != meta.ttl or q.meta.tos != meta.tos):
+        return False
+    q.meta.gso_size = step
+    q.last.cont = taken
+    q.last = last_block(taken)
+    m.pkt_len += taken.pkt_len
+    m.mark += size
+    p.held += size
+    count(&p.owner.ctx.n, C_UDP_RX)
+    return True
+
+
+cdef void enqueue(udp_pcb *p, mblk *taken, const udp_meta *meta, int64_t size) noexcept nogil:
+    """The newest datagram is the one that goes when the buffer is full; one always fits. size: what it is charged."""
     cdef context *ctx = p.owner.ctx
-    cdef int64_t size = msgtruesize(taken)
+    cdef queued *q
     cdef mblk *m
     if p.shut_rd or (p.held > 0 and p.held + size > p.rcvbuf):
         count(&ctx.n, C_UDP_RCVBUF)
         freemsg(taken)
+        return
+    if join(p, taken, meta, size):
         return
     m = alloc_header(ctx.mem)
     if m == NULL:
         count(&ctx.n, C_IP_NOMEM)
         freemsg(taken)
         return
-    memcpy(m.rptr, meta, sizeof(udp_meta))
+    q = <queued *>m.rptr
+    q.meta = meta[0]
+    q.last = last_block(taken)
     m.wptr = m.rptr + sizeof(udp_meta)
+    m.pkt_len = taken.pkt_len
     m.mark = size
     m.stamp = ctx.now
     linkb(m, taken)
@@ -57,7 +95,16 @@ cdef void deliver(udp_pcb *p, mblk *taken, const udp_meta *meta) noexcept nogil:
     """One datagram, or several of gso_size bytes that a link joined."""
     cdef mblk *m = taken
     cdef mblk *rest
-    cdef uint32_t step = m.gso_size if m.gso_type == GSO_UDP else 0
+    cdef udp_meta joined = meta[0]
+    cdef uint32_t step = m.gso_size if m.gso_type == GSO_UDP and m.gso_size < m.pkt_len else 0
+    cdef int64_t size = msgtruesize(taken)
+    if p.gro and step:
+        joined.gso_size = step
+        enqueue(p, m, &joined, size)
+        return
+    if step:
+        # They hold the storage together. Since they are read in turn, at most one such group is ever read in part.
+        size //= (m.pkt_len + step - 1) // step
     while step and m.pkt_len > step:
         rest = splitmsg(p.owner.ctx.mem, m, step)
         if rest == NULL:
@@ -65,9 +112,36 @@ cdef void deliver(udp_pcb *p, mblk *taken, const udp_meta *meta) noexcept nogil:
             break
         rest.pkt_len = m.pkt_len - step
         m.pkt_len = step
-        enqueue(p, m, meta)
+        enqueue(p, m, meta, size)
         m = rest
-    enqueue(p, m, meta)
+    enqueue(p, m, meta, size)
+
+
+cdef int udp_part(udp_pcb *p, mblk *m, int max) noexcept nogil:
+    cdef queued *q = <queued *>m.rptr
+    cdef size_t keep = <size_t>max * q.meta.gso_size
+    cdef mblk *rest = alloc_header(p.owner.ctx.mem)
+    if rest == NULL:
+        return -ENOBUFS
+    rest.cont = splitmsg(p.owner.ctx.mem, m.cont, keep)
+    if rest.cont == NULL:
+        freemsg(rest)
+        return -ENOBUFS
+    (<queued *>rest.rptr).meta = q.meta
+    (<queued *>rest.rptr).last = last_block(rest.cont)
+    q.last = last_block(m.cont)
+    rest.wptr = rest.rptr + sizeof(udp_meta)
+    rest.pkt_len = m.pkt_len - keep
+    rest.stamp = m.stamp
+    rest.mark = msgtruesize(rest.cont)
+    m.pkt_len = keep
+    p.held += rest.mark             # storage that both hold is charged to both
+    p.nqueued += 1
+    rest.next = m.next
+    m.next = rest
+    if p.tail == m:
+        p.tail = rest
+    return 0
 
 
 cdef void deliver_group(udp *u, mblk *taken, const udp_meta *meta, uint16_t dport) noexcept nogil:

@@ -38,6 +38,8 @@ cdef struct udp_pcb:
     uint32_t nqueued
     int64_t held                # storage charged
     int64_t rcvbuf
+    uint16_t gso_size           # UDP_SEGMENT: what is sent is cut into datagrams of this size; 0: it is one
+    bint gro                    # UDP_GRO: datagrams of one size that come together are queued as one
     bint shut_rd
     bint shut_wr
     ready rdy
@@ -47,8 +49,17 @@ cdef struct udp_meta:
     ipaddr src
     ipaddr dst
     uint16_t sport
+    uint16_t gso_size           # of the datagrams that were joined (the last may be shorter); 0: there is only one
     uint8_t ttl
     uint8_t tos
+
+# What lies in the meta block of a queued datagram: that, and for those who join what follows, the payload's last block.
+cdef struct queued:
+    udp_meta meta               # first: others read it alone
+    mblk *last
+
+cdef enum:
+    UDP_OWN_SIZE = -1           # as gso_size of udp_send: that of the endpoint
 
 cdef int udp_init(udp *u, context *ctx, inet *net) noexcept nogil
 cdef void udp_free(udp *u) noexcept nogil
@@ -62,8 +73,13 @@ cdef int udp_disconnect(udp_pcb *p) noexcept nogil
 # Send the payload chain; `to` NULL: to the connected peer. gso_size > 0: cut into datagrams of that size (USO).
 # Takes the data. 0 or -errno: -EDESTADDRREQ, -EMSGSIZE, -EACCES (broadcast), -ENETUNREACH, -EHOSTUNREACH,
 # -ENOBUFS, -EAGAIN (interface queue full), or the pending error.
-cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, uint16_t gso_size) noexcept nogil
+cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, int gso_size) noexcept nogil
+# Packets for which its path has room now; more than 0 if that is not known yet.
+cdef int udp_room(udp_pcb *p) noexcept nogil
 # Take the first queued datagram (payload chain; *meta filled in), or NULL. peek leaves it queued and returns a dup.
 cdef mblk *udp_recv(udp_pcb *p, udp_meta *meta, bint peek) noexcept nogil
+# Take the first queued datagrams, at most max: a list by next of meta blocks (a struct udp_meta), the payload in cont.
+# Joined ones count as what they consist of. NULL: none, or no memory to part joined ones.
+cdef mblk *udp_take(udp_pcb *p, int max) noexcept nogil
 cdef uint32_t udp_events(udp_pcb *p) noexcept nogil
 cdef int udp_take_error(udp_pcb *p) noexcept nogil

@@ -18,7 +18,7 @@ from ustack._core.inet.path cimport path
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport alloc_header, dupmsg, freelist, freemsg, linkb, mblk, msgbytes, unlinkb
 from ustack._core.udp.ports cimport port_choose, port_enter, port_free, port_leave, port_rekey
-from ustack._core.udp.receive cimport udp_error, udp_input
+from ustack._core.udp.receive cimport udp_error, udp_input, udp_part
 from ustack._core.wire.bytes cimport put_sum
 from ustack._core.wire.ip4 cimport IP4_LEN
 from ustack._core.wire.udp cimport UDP_LEN, UDP_MAX, UDP_SUM, udp_emit
@@ -182,9 +182,10 @@ cdef path *way_to(udp_pcb *p, const ipaddr *to, path *other, int *result) noexce
 
 
 cdef int may_send(udp_pcb *p, const path *way, const ipaddr *to, size_t n, uint16_t gso_size) noexcept nogil:
+    cdef size_t one = gso_size if gso_size < n else n
     if way.broadcast and not p.broadcast and not ip_is_multicast(to):
         return -EACCES
-    if gso_size and (gso_size + UDP_LEN + IP4_LEN > way.mtu or n > <size_t>gso_size * USO_SEGMENTS):
+    if gso_size and (one + UDP_LEN + IP4_LEN > way.mtu or n > <size_t>gso_size * USO_SEGMENTS):
         return -EINVAL          # as Linux's UDP_SEGMENT
     if path_room(p.owner.net, way) <= 0:
         return -EAGAIN
@@ -230,9 +231,10 @@ cdef int ready_to_send(udp_pcb *p, const ipaddr *to, uint16_t port, size_t n) no
     return ensure_bound(p)
 
 
-cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, uint16_t gso_size) noexcept nogil:
+cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, int gso_size) noexcept nogil:
     """Datagrams larger than the path MTU are fragmented (DF is never set); an empty chain or NULL is an empty one."""
     cdef size_t n = msgbytes(taken) if taken != NULL else 0
+    cdef uint16_t step = p.gso_size if gso_size < 0 else gso_size
     cdef path other
     cdef path *way
     cdef int result = ready_to_send(p, to, port, n)
@@ -240,13 +242,17 @@ cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, uint
     if result == 0:
         way = way_to(p, to, &other, &result)
     if result == 0:
-        result = may_send(p, way, &way.dst, n, gso_size)
+        result = may_send(p, way, &way.dst, n, step)
     if result < 0:
         freemsg(taken)
     else:
-        result = transmit(p, way, taken, n, port if to != NULL else p.entry.key.rport, gso_size)
+        result = transmit(p, way, taken, n, port if to != NULL else p.entry.key.rport, step)
     path_release(p.owner.net, &other)
     return result
+
+
+cdef int udp_room(udp_pcb *p) noexcept nogil:
+    return path_room(p.owner.net, &p.way)
 
 
 # --- in -------------------------------------------------------------------------------------------------------
@@ -268,6 +274,31 @@ cdef mblk *udp_recv(udp_pcb *p, udp_meta *meta, bint peek) noexcept nogil:
     data = unlinkb(m)
     freemsg(m)
     return data
+
+
+cdef mblk *udp_take(udp_pcb *p, int max) noexcept nogil:
+    cdef mblk *first = p.head
+    cdef mblk *last = NULL
+    cdef mblk *m = first
+    cdef uint32_t step
+    cdef int n
+    while m != NULL and max > 0:
+        step = (<udp_meta *>m.rptr).gso_size
+        n = <int>((m.pkt_len + step - 1) // step) if step else 1
+        if n > max and (last != NULL or udp_part(p, m, max) < 0):
+            break
+        max -= n
+        p.held -= m.mark
+        p.nqueued -= 1
+        last = m
+        m = m.next
+    if last == NULL:
+        return NULL
+    p.head = m
+    if m == NULL:
+        p.tail = NULL
+    last.next = NULL
+    return first
 
 
 cdef uint32_t udp_events(udp_pcb *p) noexcept nogil:

@@ -56,7 +56,7 @@ def test_a_packet_for_each_connection_named(stacks):
     assert crowd.ingress(array("I", [0, 1, 2, 0]), 2) > 0
     assert stacks[1].stats()["tcp.rx"] - before == 4
     for wrong, burst in ((array("I", [3]), 1), (array("I", [0]), 2), (array("H", [0, 0]), 1)):
-        with pytest.raises(ValueError, match="connections|integers"):
+        with pytest.raises(ValueError, match=r"connections|integers"):
             crowd.ingress(wrong, burst)
     for s in [*near, *far, listener]:
         s.close()

@@ -1,0 +1,19 @@
+"""Many datagrams a call, and the ancillary data of one: what the socket handle does with Python's objects.
+
+`who` names the call in messages. Each raises what the call raises; deadlines as in ``calls``.
+"""
+
+from ustack._core.base.types cimport ns_t
+from ustack._core.py.driver cimport driver
+from ustack._core.stack.sockets cimport sock
+
+# Send each of `buffers` as a datagram; how many went.
+cdef object send_datagrams(driver *d, sock *s, object buffers, object address, ns_t deadline, bint main_thread)
+# [(bytes, address)], at least one (none only after shutdown): at most `max`, cut at `size` bytes.
+cdef list recv_datagrams(driver *d, sock *s, int max, size_t size, ns_t deadline, bint main_thread)
+# [(length, address)]: the k-th at offset k * stride of `to`. whole: the length that it had, even where it was cut.
+cdef list recv_datagrams_into(driver *d, sock *s, char *to, size_t stride, int max, bint whole, ns_t deadline,
+                              bint main_thread)
+# (length, ancillary data, flags, address) of one datagram, cut where `views`, writable memoryviews of bytes, end.
+cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, bint peek, ns_t deadline,
+                          bint main_thread)

@@ -1,0 +1,206 @@
+"""Many datagrams a call, and the ancillary data of one: see datagrams.pxd.
+
+User memory is copied from before the engine's lock is taken, and to after it is let go.
+"""
+
+import struct
+
+from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS
+from libc.stddef cimport size_t
+from libc.stdint cimport uint16_t
+
+from ustack._core.base.addr cimport ip_equal, ipaddr
+from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
+from ustack._core.base.types cimport ns_t
+from ustack._core.mem.mblk cimport freelist, freemsg, mblk, msgbytes, msgcopyin, msgcopyout
+from ustack._core.py.address cimport format_endpoint, parse_endpoint
+from ustack._core.py.calls cimport NO_WAIT, call_recv_many, call_recvfrom, call_send_many
+from ustack._core.py.driver cimport driver
+from ustack._core.py.errors cimport fail
+from ustack._core.stack.sockets cimport sock
+from ustack._core.udp.udp cimport udp_meta
+
+cdef enum:
+    LONGEST = 65535             # of what can be a datagram at all: the protocol says what is too long
+    MSG_CTRUNC = 8
+    MSG_TRUNC = 0x20
+    CMSG_LEN_INT = 20           # of one ancillary int on 64-bit Linux (cmsg(3))
+    SOL_UDP = 17
+    UDP_GRO = 104
+
+
+cdef int stopped(int r, ns_t deadline) except -1:
+    """Raise what -errno means for a call that has nothing to show."""
+    if r == -EAGAIN and deadline != NO_WAIT:
+        raise TimeoutError("timed out")
+    if r == -EAGAIN:
+        raise BlockingIOError(EAGAIN, "Resource temporarily unavailable")
+    fail(r)
+    return 0
+
+
+# --- out ------------------------------------------------------------------------------------------------------
+
+cdef int copy_each(driver *d, object buffers, mblk **head) except -1:
+    """A message for each buffer, as a list by next that is the caller's even after an error. Returns 0 or -errno,
+    that of the first which is none; what follows it is left out."""
+    cdef mblk **end = head
+    cdef Py_buffer b
+    cdef bint fits
+    for data in buffers:
+        PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
+        fits = b.len <= LONGEST
+        if fits:
+            end[0] = msgcopyin(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, b.buf, b.len)
+        PyBuffer_Release(&b)
+        if not fits:
+            return -EMSGSIZE
+        if end[0] == NULL:
+            return -ENOBUFS
+        end = &end[0].next
+    return 0
+
+
+cdef object send_datagrams(driver *d, sock *s, object buffers, object address, ns_t deadline, bint main_thread):
+    cdef ipaddr host
+    cdef ipaddr *to = NULL
+    cdef uint16_t port = 0
+    cdef mblk *left = NULL
+    cdef int done = 0
+    cdef int stop, r
+    if address is not None:
+        parse_endpoint(address, &host, &port, "sendmmsg")
+        to = &host
+    try:
+        stop = copy_each(d, buffers, &left)
+        if left == NULL:
+            return stopped(stop, deadline) if stop else 0
+        while True:
+            with nogil:
+                r = call_send_many(d, s, &left, to, port, deadline, main_thread, &done)
+            if r != -EINTR:
+                break
+            PyErr_CheckSignals()
+    finally:
+        freelist(left)
+    if done == 0 and r != 0:
+        stopped(r, deadline)
+    return done
+
+
+# --- in -------------------------------------------------------------------------------------------------------
+
+cdef mblk *take(driver *d, sock *s, int max, ns_t deadline, bint main_thread) except? NULL:
+    cdef mblk *m = NULL
+    cdef int r
+    while True:
+        with nogil:
+            r = call_recv_many(d, s, max, deadline, main_thread, &m)
+        if r != -EINTR:
+            break
+        PyErr_CheckSignals()
+    if r != 0:
+        stopped(r, deadline)
+    return m
+
+
+# The datagrams in a list of meta blocks, one after the other, with the address of each.
+cdef struct cursor:
+    mblk *m
+    size_t at                   # bytes of its payload that are behind us
+    size_t n                    # bytes of the datagram
+    udp_meta *shown             # of the address that was made last
+
+
+cdef object step(cursor *c, object address):
+    """The next datagram: its address, the same object as long as it stays the same. c.m is not NULL."""
+    cdef udp_meta *meta = <udp_meta *>c.m.rptr
+    c.n = c.m.pkt_len - c.at
+    if meta.gso_size and meta.gso_size < c.n:
+        c.n = meta.gso_size
+    if c.shown == NULL or c.shown.sport != meta.sport or not ip_equal(&c.shown.src, &meta.src):
+        address = format_endpoint(&meta.src, meta.sport)
+        c.shown = meta
+    return address
+
+
+cdef inline void advance(cursor *c) noexcept:
+    c.at += c.n
+    if c.at >= c.m.pkt_len:
+        c.m = c.m.next
+        c.at = 0
+
+
+cdef list recv_datagrams(driver *d, sock *s, int max, size_t size, ns_t deadline, bint main_thread):
+    cdef mblk *taken = take(d, s, max, deadline, main_thread)
+    cdef cursor c = cursor(taken, 0, 0, NULL)
+    cdef list result = []
+    cdef size_t n
+    address = None
+    try:
+        while c.m != NULL:
+            address = step(&c, address)
+            n = c.n if c.n < size else size
+            data = PyBytes_FromStringAndSize(NULL, n)
+            msgcopyout(&d.eng.ctx.book, LR_RX_COPY, c.m.cont, c.at, PyBytes_AS_STRING(data), n)
+            result.append((data, address))
+            advance(&c)
+    finally:
+        freelist(taken)
+    return result
+
+
+cdef list recv_datagrams_into(driver *d, sock *s, char *to, size_t stride, int max, bint whole, ns_t deadline,
+                              bint main_thread):
+    cdef mblk *taken = take(d, s, max, deadline, main_thread)
+    cdef cursor c = cursor(taken, 0, 0, NULL)
+    cdef list result = []
+    cdef size_t n
+    address = None
+    try:
+        while c.m != NULL:
+            address = step(&c, address)
+            n = c.n if c.n < stride else stride
+            msgcopyout(&d.eng.ctx.book, LR_RX_COPY, c.m.cont, c.at, to, n)
+            to += stride
+            result.append((c.n if whole else n, address))
+            advance(&c)
+    finally:
+        freelist(taken)
+    return result
+
+
+cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, bint peek, ns_t deadline,
+                          bint main_thread):
+    cdef udp_meta meta
+    cdef mblk *m = NULL
+    cdef Py_buffer b
+    cdef size_t at = 0
+    cdef int flags = 0
+    cdef int r
+    while True:
+        with nogil:
+            r = call_recvfrom(d, s, peek, deadline, main_thread, &m, &meta)
+        if r != -EINTR:
+            break
+        PyErr_CheckSignals()
+    if r != 0:
+        stopped(r, deadline)
+    try:
+        for view in views:
+            PyObject_GetBuffer(view, &b, PyBUF_CONTIG)
+            at += msgcopyout(&d.eng.ctx.book, LR_RX_COPY, m, at, b.buf, b.len)
+            PyBuffer_Release(&b)
+        if msgbytes(m) > at:
+            flags |= MSG_TRUNC
+    finally:
+        freemsg(m)
+    anc = []
+    if meta.gso_size and ancillary >= CMSG_LEN_INT:
+        anc.append((SOL_UDP, UDP_GRO, struct.pack("i", meta.gso_size)))
+    elif meta.gso_size:
+        flags |= MSG_CTRUNC
+    return at, anc, flags, format_endpoint(&meta.src, meta.sport)
