@@ -1,6 +1,7 @@
 """For ``ustack bench``: sockets without the cost of their Python objects, in great numbers."""
 
 from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
+from libc.errno cimport errno
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
@@ -15,6 +16,26 @@ from ustack._core.py.socket cimport Socket
 from ustack._core.py.stack cimport Stack
 from ustack._core.stack.sockets cimport sock, sock_close, sock_free
 
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <sys/socket.h>
+    """
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    int MSG_WAITFORONE
+    int sendmmsg(int fd, mmsghdr *headers, unsigned int n, int flags) nogil
+    int recvmmsg(int fd, mmsghdr *headers, unsigned int n, int flags, timespec *timeout) nogil
+
 cdef enum:
     TICK = 20000                # ns of virtual time from one burst to the next
 
@@ -23,6 +44,57 @@ cdef inline int64_t now() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
     return <int64_t>t.tv_sec * 1000000000 + t.tv_nsec
+
+
+cdef class KernelBatch:
+    """``n`` datagrams of ``size`` bytes a call over a connected, blocking socket of the kernel's: sendmmsg, recvmmsg(2).
+
+    As good a program as C has; Python's own socket module cannot do it. Raises OSError.
+    """
+
+    cdef int fd
+    cdef unsigned int n
+    cdef mmsghdr *headers
+    cdef iovec *parts
+    cdef char *room
+
+    def __cinit__(self, int fd, unsigned int n, unsigned int size):
+        cdef unsigned int i
+        self.fd, self.n = fd, n
+        self.headers = <mmsghdr *>calloc(n, sizeof(mmsghdr))
+        self.parts = <iovec *>calloc(n, sizeof(iovec))
+        self.room = <char *>calloc(n, size)
+        if self.headers == NULL or self.parts == NULL or self.room == NULL:
+            raise MemoryError("no memory for a batch")
+        for i in range(n):
+            self.parts[i].iov_base = self.room + i * size
+            self.parts[i].iov_len = size
+            self.headers[i].msg_hdr.msg_iov = &self.parts[i]
+            self.headers[i].msg_hdr.msg_iovlen = 1
+
+    def __dealloc__(self):
+        free(self.headers)
+        free(self.parts)
+        free(self.room)
+
+    def send(self) -> int:
+        """Send all of them; returns how many went."""
+        cdef int r
+        with nogil:
+            r = sendmmsg(self.fd, self.headers, self.n, 0)
+        return r if r >= 0 else fail(-errno)
+
+    def receive(self) -> tuple[int, bool]:
+        """Wait for one, take what there is: how many came before an empty one, and whether there was such a one."""
+        cdef int r, i
+        with nogil:
+            r = recvmmsg(self.fd, self.headers, self.n, MSG_WAITFORONE, NULL)
+        if r < 0:
+            fail(-errno)
+        for i in range(r):
+            if self.headers[i].msg_len == 0:
+                return i, True
+        return r, False
 
 
 cdef class Accepted:

@@ -97,6 +97,13 @@ RTT = Kind("rtt", median_rtt, "us", "lower", 0.25, 0.1, {"size": 1})
 CONNECT = Kind("connect", connections, "1/s", "higher", 0.4, 0.2)
 UDP_OUT = Kind("udp.out", delivered, "1/s", "higher", 0.4, 0.2, {"size": 64, "window": 128})
 UDP_IN = Kind("udp.in", delivered, "1/s", "higher", 0.4, 0.2, {"size": 64, "window": 128})
+BATCH = {"size": 64, "window": 128, "batch": 32}
+BATCH_OUT = replace(UDP_OUT, work="udp.batch.out", params=BATCH)
+BATCH_IN = replace(UDP_IN, work="udp.batch.in", params=BATCH)
+# Of the buffer that is asked for the kernel gives what it may, twice 212,992: four super-datagrams of 64 KB fit.
+SUPER = {"size": 64, "segments": 64, "window": 4, "rcvbuf": 1 << 20}
+GSO_OUT = replace(UDP_OUT, work="udp.gso.out", params=SUPER)
+GSO_IN = replace(UDP_IN, work="udp.gso.in", params=SUPER)
 RECV_CALL = Kind("recv_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 1024})
 SEND_CALL = Kind("send_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 8})
 RECV_CALL_MEMORY = Kind("alone.recv_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 1024})
@@ -153,6 +160,7 @@ class Checksum:
 
 
 LARGE = {"size": 1400, "window": 64}
+LARGE_SUPER = {"size": 1400, "segments": 46}
 BLOCK = (("block", "same"), ("block", "cross"))
 ALL = (*BLOCK, ("spin", "cross"))
 SAME = BLOCK[:1]
@@ -227,6 +235,14 @@ CASES: list[Case | Checksum] = [
     *_cases("udp.pps.one.1400", UDP_OUT, "tap", BLOCK, 1.0, 2.0, params=LARGE, default=False),
     *_cases("udp.pps.one.from_linux", UDP_IN, "tap", BLOCK, 1.0, 2.0),
     *_cases("udp.pps.one.from_linux.1400", UDP_IN, "tap", BLOCK, 1.0, 2.0, params=LARGE, default=False),
+    *_cases("udp.pps.batch", BATCH_OUT, "tap", BLOCK, 1.0, 1.5),
+    *_cases("udp.pps.batch.1400", BATCH_OUT, "tap", BLOCK, 1.0, 1.5, params=LARGE, default=False),
+    *_cases("udp.pps.batch.from_linux", BATCH_IN, "tap", BLOCK, 1.0, 1.5),
+    *_cases("udp.pps.batch.from_linux.1400", BATCH_IN, "tap", BLOCK, 1.0, 1.5, params=LARGE, default=False),
+    *_cases("udp.pps.gso", GSO_OUT, "tap", BLOCK, 0.5, 1.0),
+    *_cases("udp.pps.gso.1400", GSO_OUT, "tap", BLOCK, 0.5, 1.0, params=LARGE_SUPER),
+    *_cases("udp.pps.gso.from_linux", GSO_IN, "tap", BLOCK, 0.5, 1.0, default=False),
+    *_cases("udp.pps.gso.from_linux.1400", GSO_IN, "tap", BLOCK, 0.5, 1.0, params=LARGE_SUPER, default=False),
     *_cases("connect.rate", CONNECT, "tap", BLOCK, 1.0, 1.5),
     *_cases("connect.rate.pair", CONNECT, "pair", BLOCK, 1.5, 3.0),
     *_carried("pipe.bulk", CARRIED, 1500),

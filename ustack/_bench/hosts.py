@@ -43,6 +43,25 @@ class Spinning:
             data = memoryview(data)[n:]
 
 
+class StackBatch:
+    """Many datagrams a call over a connected socket of ours."""
+
+    def __init__(self, s: Any, n: int, size: int) -> None:
+        self.s, self.n, self.size = s, n, size
+        self.buffers, self.buffer = [bytes(size)] * n, bytearray(n * size)
+
+    def send(self) -> int:
+        """See ``KernelBatch``."""
+        return int(self.s.sendmmsg(self.buffers))
+
+    def receive(self) -> tuple[int, bool]:
+        """See ``KernelBatch``."""
+        got = self.s.recvmmsg_into(self.buffer, self.size, self.n)
+        if got[-1][0]:
+            return len(got), False
+        return sum(1 for n, _ in got if n), True
+
+
 class KernelHost:
     """Sockets of the kernel."""
 
@@ -78,6 +97,12 @@ class KernelHost:
         """See ``work.Host``."""
         s, _ = listener.accept()
         return Spinning(s) if self.spin else s
+
+    def batch(self, s: Any, n: int, size: int) -> Any:
+        """See ``work.Host``."""
+        from ustack._core.py.bench_sockets import KernelBatch
+
+        return KernelBatch(s.fileno(), n, size)
 
     def stats(self) -> dict[str, int]:
         """Nothing: the kernel's counters are those of all its sockets."""
@@ -120,3 +145,7 @@ class StackHost:
     def accept(self, listener: Any) -> Any:
         """See ``work.Host``."""
         return listener.accept()[0]
+
+    def batch(self, s: Any, n: int, size: int) -> StackBatch:
+        """See ``work.Host``."""
+        return StackBatch(s, n, size)

@@ -22,6 +22,7 @@ clock = time.perf_counter
 clock_ns = time.perf_counter_ns
 
 WARM_UP = 0.1  # the share of round trips that is not counted
+UDP_SEGMENT, UDP_GRO = 103, 104  # linux/udp.h
 TCP_INFO_TOTAL_RETRANS = 100  # offset of tcpi_total_retrans, linux/tcp.h
 
 
@@ -38,6 +39,10 @@ class Host(Protocol):
 
     def accept(self, listener: Any) -> Any:
         """The next connection of a listener."""
+        ...
+
+    def batch(self, s: Any, n: int, size: int) -> Any:
+        """``send`` and ``receive`` n datagrams of at most ``size`` bytes a call: see ``bench_sockets.KernelBatch``."""
         ...
 
 
@@ -174,11 +179,8 @@ def _udp_send(s: Any, p: dict[str, Any]) -> dict[str, float]:
             send(data)
             sent += 1
         credit = int.from_bytes(recv(8), "little")
-    with contextlib.suppress(ConnectionRefusedError):  # the other end may have left at the first of them
-        for _ in range(8):  # the last word, said often enough that one arrives
-            send(b"")
-        while recv(8):
-            pass
+    _farewell(s)
+    _hear_out(s)
     return {"sent": sent}
 
 
@@ -194,22 +196,102 @@ def _udp_receive(s: Any, p: dict[str, Any]) -> dict[str, float]:
         if not got % every:
             send(got.to_bytes(8, "little"))
             last = clock()
-    with contextlib.suppress(ConnectionRefusedError):
-        for _ in range(8):
-            send(b"")
+    _farewell(s)
     return {"received": got, "seconds": last - began}
 
 
-def _udp(work: Callable[[Any, dict[str, Any]], dict[str, float]]) -> tuple[Any, Any]:
+def _farewell(s: Any) -> None:
+    """The last word, an empty datagram, said often enough that one arrives."""
+    with contextlib.suppress(ConnectionRefusedError):  # the other end may have left at the first of them
+        for _ in range(8):
+            s.send(b"")
+
+
+def _hear_out(s: Any) -> None:
+    with contextlib.suppress(ConnectionRefusedError):
+        while s.recv(8):
+            pass
+
+
+def _batch_send(s: Any, p: dict[str, Any], host: Host) -> dict[str, float]:
+    """As _udp_send, many datagrams a call."""
+    send, recv, n, ahead = host.batch(s, p["batch"], p["size"]).send, s.recv, p["batch"], p["window"]
+    sent = credit = 0
+    end = clock() + p["seconds"]
+    while clock() < end:
+        while sent + n <= credit + ahead:
+            sent += send()
+        credit = int.from_bytes(recv(8), "little")
+    _farewell(s)
+    _hear_out(s)
+    return {"sent": sent}
+
+
+def _batch_receive(s: Any, p: dict[str, Any], host: Host) -> dict[str, float]:
+    """As _udp_receive, many datagrams a call."""
+    receive, send, every = host.batch(s, p["batch"], 2048).receive, s.send, p["window"] // 4
+    got, ended = receive()
+    told = 0
+    began = last = clock()
+    while not ended:
+        if got - told >= every:
+            send(got.to_bytes(8, "little"))
+            told, last = got, clock()
+        n, ended = receive()
+        got += n
+    _farewell(s)
+    return {"received": got, "seconds": last - began}
+
+
+def _super_send(s: Any, p: dict[str, Any], host: Host) -> dict[str, float]:
+    """As _udp_send, one super-datagram a call, which is cut by whoever has to (UDP_SEGMENT)."""
+    data, count, ahead = bytes(p["size"] * p["segments"]), p["segments"], p["window"] * p["segments"]
+    s.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, p["size"])
+    send, recv = s.send, s.recv
+    sent = credit = 0
+    end = clock() + p["seconds"]
+    while clock() < end:
+        while sent < credit + ahead:
+            send(data)
+            sent += count
+        credit = int.from_bytes(recv(8), "little")
+    _farewell(s)
+    _hear_out(s)
+    return {"sent": sent}
+
+
+def _super_receive(s: Any, p: dict[str, Any], host: Host) -> dict[str, float]:
+    """As _udp_receive, as many datagrams a call as were joined (UDP_GRO)."""
+    s.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    buffer, size, every = bytearray(65536), p["size"], p["window"] * p["segments"] // 4
+    recv_into, send = s.recv_into, s.send
+    got = recv_into(buffer) // size
+    told = 0
+    began = last = clock()
+    while n := recv_into(buffer):
+        got += n // size
+        if got - told >= every:
+            send(got.to_bytes(8, "little"))
+            told, last = got, clock()
+    _farewell(s)
+    return {"received": got, "seconds": last - began}
+
+
+def _udp(work: Callable[..., dict[str, float]], *, with_host: bool = False) -> tuple[Any, Any]:
+    def do(host: Host, s: Any, p: dict[str, Any]) -> dict[str, float]:
+        if "rcvbuf" in p:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, p["rcvbuf"])
+        return work(s, p, host) if with_host else work(s, p)
+
     def call(host: Host, address: tuple[str, int], p: dict[str, Any]) -> dict[str, float]:
         with host.connect(address, socket.SOCK_DGRAM) as s:
             s.send(b"hello")
-            return work(s, p)
+            return do(host, s, p)
 
     def serve(host: Host, bound: Any, p: dict[str, Any]) -> dict[str, float]:
         _hello, address = bound.recvfrom(64)
         bound.connect(address)
-        return work(bound, p)
+        return do(host, bound, p)
 
     return call, serve
 
@@ -381,13 +463,21 @@ def _both(ours: Any, theirs: Any) -> Work:
     return Work(_over_connection(ours)[0], _over_connection(theirs)[1])
 
 
+def _datagrams(ours: Any, theirs: Any, *, with_host: bool = False) -> Work:
+    return Work(_udp(ours, with_host=with_host)[0], _udp(theirs, with_host=with_host)[1], socket.SOCK_DGRAM)
+
+
 WORK = {
     "bulk.out": _both(_send, _receive),
     "bulk.in": _both(_receive, _send),
     "rtt": _both(_ping_pong, _echo),
     "connect": Work(_connect_often, _accept_often),
-    "udp.out": Work(_udp(_udp_send)[0], _udp(_udp_receive)[1], socket.SOCK_DGRAM),
-    "udp.in": Work(_udp(_udp_receive)[0], _udp(_udp_send)[1], socket.SOCK_DGRAM),
+    "udp.out": _datagrams(_udp_send, _udp_receive),
+    "udp.in": _datagrams(_udp_receive, _udp_send),
+    "udp.batch.out": _datagrams(_batch_send, _batch_receive, with_host=True),
+    "udp.batch.in": _datagrams(_batch_receive, _batch_send, with_host=True),
+    "udp.gso.out": _datagrams(_super_send, _super_receive, with_host=True),
+    "udp.gso.in": _datagrams(_super_receive, _super_send, with_host=True),
     "hold": Work(_hold, _open_many),
     "idle": Work(_idle, _over_connection(_quiet)[1]),
     "recv_call": _both(_receive_calls, _send_blocks),
