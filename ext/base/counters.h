@@ -107,6 +107,10 @@
   X(C_TCP_CHALLENGE_LIMITED,"tcp.challenge_limited",      "challenge ACKs not sent because of the rate limit") \
   X(C_TCP_SYN_RX,           "tcp.syn_rx",                 "connection requests received by listeners") \
   X(C_TCP_SYN_DROP,         "tcp.syn_drop",               "connection requests dropped: the SYN queue was full") \
+  X(C_TCP_COOKIE_SENT,      "tcp.cookie_sent",            "connection requests answered with a SYN cookie: the SYN queue was full") \
+  X(C_TCP_COOKIE_OK,        "tcp.cookie_ok",              "SYN cookies that came back") \
+  X(C_TCP_COOKIE_BAD,       "tcp.cookie_bad",             "ACKs refused that carried no SYN cookie of ours, or an old one") \
+  X(C_TCP_PACED,            "tcp.paced",                  "times that output waited for SO_MAX_PACING_RATE") \
   X(C_TCP_ACCEPT_DROP,      "tcp.accept_drop",            "handshakes held back: the accept queue was full") \
   X(C_TCP_OPEN_ACTIVE,      "tcp.open_active",            "connections opened by us") \
   X(C_TCP_OPEN_PASSIVE,     "tcp.open_passive",           "connections opened by a peer") \

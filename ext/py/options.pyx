@@ -9,10 +9,10 @@ from ustack._core.py.driver cimport driver, driver_lock, driver_unlock
 from ustack._core.py.errors cimport fail
 from ustack._core.stack.sockets cimport SOCK_TCP, SOCK_UDP, sock
 from ustack._core.tcp.tcp cimport (
-    TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2, TCPO_MAXSEG,
-    TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT, TCPO_REUSEADDR, TCPO_REUSEPORT,
-    TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPS_LISTEN, tcp_get_congestion, tcp_get_info, tcp_getopt,
-    tcp_info, tcp_setopt, tcp_state, tcp_take_error)
+    TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2,
+    TCPO_MAX_PACING_RATE, TCPO_MAXSEG, TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT,
+    TCPO_REUSEADDR, TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPS_LISTEN,
+    tcp_get_congestion, tcp_get_info, tcp_getopt, tcp_info, tcp_setopt, tcp_state, tcp_take_error)
 from ustack._core.udp.udp cimport udp_take_error
 
 cdef enum:
@@ -29,6 +29,7 @@ cdef enum:
     SO_LINGER = 13
     SO_REUSEPORT = 15
     SO_RCVLOWAT = 18
+    SO_MAX_PACING_RATE = 47
     SO_ACCEPTCONN = 30
     SO_PROTOCOL = 38
     SO_DOMAIN = 39
@@ -98,6 +99,8 @@ cdef int socket_option(int name) noexcept nogil:
         return TCPO_OOBINLINE
     if name == SO_RCVLOWAT:
         return TCPO_RCVLOWAT
+    if name == SO_MAX_PACING_RATE:
+        return TCPO_MAX_PACING_RATE
     return 0
 
 

@@ -58,6 +58,7 @@ cdef enum:
     SOL_SOCKET = 1
     SO_TYPE = 3
     SO_LINGER = 13
+    SO_MAX_PACING_RATE = 47
     SO_PROTOCOL = 38
     SO_DOMAIN = 39
     TCP_INFO = 11
@@ -903,6 +904,8 @@ cdef class Socket:
         if level == SOL_SOCKET and optname == SO_LINGER:
             packed = struct.pack("ii", value >= 0, max(value, 0))
             return packed[:buflen] if buflen else int(value >= 0)
+        if level == SOL_SOCKET and optname == SO_MAX_PACING_RATE:
+            return _pack_rate(value, buflen) if buflen else int(value)
         return struct.pack("i", value)[:buflen] if buflen else int(value)
 
     def _protocol(self) -> int:
@@ -1088,8 +1091,29 @@ cdef int _kind(int family, int type, int proto) except -1:
     raise OSError(93, f"Protocol not supported: type {type} with protocol {proto}")
 
 
+def _unpack_rate(value) -> int:
+    """SO_MAX_PACING_RATE is an unsigned int or, with 8 bytes, an unsigned long; all ones: no bound. -1: none."""
+    if isinstance(value, int):
+        return value if 0 <= value < 1 << 63 else -1
+    raw = bytes(value)
+    if len(raw) < 4:
+        raise OSError(EINVAL, "the option's value is an int, or 4 or 8 bytes")
+    if len(raw) >= 8:
+        return _unpack_rate(struct.unpack_from("Q", raw)[0])
+    rate = struct.unpack_from("I", raw)[0]
+    return rate if rate != 0xFFFFFFFF else -1
+
+
+def _pack_rate(rate, buflen) -> bytes:
+    if buflen >= 8:
+        return struct.pack("Q", rate if rate >= 0 else (1 << 64) - 1)
+    return struct.pack("I", rate if 0 <= rate < 0xFFFFFFFF else 0xFFFFFFFF)[:buflen]
+
+
 def _option_value(level, optname, value) -> int:
     """The number behind an int or a packed C structure (int, struct linger, struct timeval)."""
+    if level == SOL_SOCKET and optname == SO_MAX_PACING_RATE:
+        return _unpack_rate(value)
     if isinstance(value, int):
         if level == SOL_SOCKET and optname == SO_LINGER:
             raise OSError(EINVAL, "SO_LINGER takes struct.pack('ii', onoff, seconds)")

@@ -8,6 +8,7 @@ from ustack._core.base.wheel cimport timer_stop
 from ustack._core.inet.demux cimport flow_insert, flow_remove
 from ustack._core.inet.inet cimport path_release
 from ustack._core.mem.mblk cimport freemsg
+from ustack._core.tcp.pacing cimport pacing_free
 from ustack._core.tcp.reassembly cimport ooo_free
 from ustack._core.tcp.sack cimport sack_free
 from ustack._core.tcp.tcp cimport TCPS_CLOSED, TCPS_LISTEN, tcp
@@ -133,6 +134,7 @@ cdef void tcb_shed(tcb *c) noexcept nogil:
     c.sq_cursor = NULL
     ooo_free(&c.ooo)
     sack_free(&c.sb)
+    pacing_free(c)
 
 
 cdef void tcb_bury(tcb *c) noexcept nogil:

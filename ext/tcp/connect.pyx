@@ -31,7 +31,8 @@ from ustack._core.tcp.tcp cimport (
     tcp,
 )
 from ustack._core.tcp.timers cimport keepalive_restart, rtx_arm
-from ustack._core.tcp.window cimport window_scale
+from ustack._core.tcp.tuning cimport tuning_start
+from ustack._core.tcp.window cimport rcv_scale
 
 cdef enum:
     PORTS = PORT_LAST - PORT_FIRST + 1
@@ -216,7 +217,7 @@ cdef int connect_to(tcb *c, const ipaddr *addr, uint16_t port) noexcept nogil:
         return err
     c.ts_offset = ts_offset_of(c.home, &c.link.key)
     synchronize(c, first_number(c))
-    c.rcv_wscale = <uint8_t>window_scale(c.rcvbuf)
+    c.rcv_wscale = <uint8_t>rcv_scale(c)
     c.state = TCPS_SYN_SENT
     count(&c.home.ctx.n, C_TCP_OPEN_ACTIVE)
     err = seg_syn(c)
@@ -265,7 +266,7 @@ cdef void negotiate(tcb *c, const arrival *s) noexcept nogil:
     if has(c, TF_WSCALE) and s.o.wscale >= 0:
         c.snd_wscale = <uint8_t>s.o.wscale
         if has(c, TF_PASSIVE):          # else our SYN has said it, and the buffer may have changed since
-            c.rcv_wscale = <uint8_t>window_scale(c.rcvbuf)
+            c.rcv_wscale = <uint8_t>rcv_scale(c)
     else:
         c.flags &= ~TF_WSCALE
         c.snd_wscale = 0
@@ -314,6 +315,7 @@ cdef void established(tcb *c, const arrival *s) noexcept nogil:
     c.quick = QUICK_ACKS
     c.last_sent = s.t.ctx.now
     congestion_start(c)
+    tuning_start(c)
     if c.total_retrans > 1:             # RFC 5681 3.1: a network that loses SYNs is not to be burst into
         c.cwnd = c.snd_mss
     c.state = TCPS_FIN_WAIT_1 if has(c, TF_SHUT_WR) else TCPS_ESTABLISHED

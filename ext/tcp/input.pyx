@@ -130,10 +130,14 @@ cdef void tcp_input(void *proto, mblk *taken, const ip_packet *ip) noexcept nogi
 
 cdef void arrives_nowhere(arrival *s) noexcept nogil:
     cdef tcb *listener = find(s, True)
-    if listener != NULL:
-        arrives_listen(listener, s)
-    else:
+    cdef tcb *c
+    if listener == NULL:
         arrives_closed(s)
+        return
+    c = arrives_listen(listener, s)
+    if c != NULL:
+        c.segs_in += 1
+        arrives(c, s)
 
 
 cdef void arrives_closed(arrival *s) noexcept nogil:

@@ -8,18 +8,14 @@ from ustack._core.base.seq cimport seq_t
 from ustack._core.tcp.tcp cimport tcp
 
 cdef enum:
-    # Salts: one secret serves three hashes
-    SALT_ISN = 1
-    SALT_TS = 2
-    SALT_PORT = 3
     RANGE = PORT_LAST - PORT_FIRST + 1
 
 
-cdef seq_t isn_of(tcp *t, const flow *f) noexcept nogil:
+cdef seq_t isn_of(const tcp *t, const flow *f) noexcept nogil:
     return <uint32_t>(<uint64_t>t.ctx.now >> 6) + <uint32_t>flow_hash(t.secret, f, SALT_ISN)
 
 
-cdef uint32_t ts_offset_of(tcp *t, const flow *f) noexcept nogil:
+cdef uint32_t ts_offset_of(const tcp *t, const flow *f) noexcept nogil:
     return <uint32_t>flow_hash(t.secret, f, SALT_TS)
 
 

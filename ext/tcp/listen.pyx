@@ -8,7 +8,7 @@ from ustack._core.base.codes cimport EV_IN
 from ustack._core.base.counters cimport (
     C_TCP_ABORT_NOMEM, C_TCP_ACCEPT_DROP, C_TCP_FLAGS, C_TCP_OPEN_PASSIVE, C_TCP_SYN_DROP, C_TCP_SYN_RX, count,
 )
-from ustack._core.base.seq cimport seq_gt
+from ustack._core.base.seq cimport seq_gt, seq_t
 from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
     QUEUED_ACCEPT, QUEUED_NOT, QUEUED_SYN, RTX_SYN, TF_BOUND, TF_CORK, TF_KEEPALIVE, TF_NODELAY, TF_OOBINLINE,
@@ -17,7 +17,9 @@ from ustack._core.tcp.block cimport (
 )
 from ustack._core.tcp.connect cimport bind_conflict, established, negotiate, synchronize, tcp_bind_any
 from ustack._core.tcp.close cimport conn_abort, conn_end
+from ustack._core.tcp.cookie cimport cookie_answer, cookie_returned, cookie_wanted
 from ustack._core.tcp.isn cimport isn_of, ts_offset_of
+from ustack._core.tcp.pacing cimport pacing_rate, pacing_set
 from ustack._core.tcp.segment cimport seg_open_path, seg_reset_reply, seg_syn
 from ustack._core.tcp.tcp cimport TCPS_CLOSED, TCPS_LISTEN, TCPS_SYN_RECEIVED, tcp
 from ustack._core.tcp.timers cimport rtx_arm
@@ -129,18 +131,37 @@ cdef void listen_close(tcb *c) noexcept nogil:
 
 
 # --- LISTEN (RFC 9293 3.10.7.2) -----------------------------------------------------------------------------------
-cdef void arrives_listen(tcb *c, arrival *s) noexcept nogil:
+cdef tcb *arrives_listen(tcb *c, arrival *s) noexcept nogil:
     if s.h.flags & TH_RST:
-        return
+        return NULL
     if s.h.flags & TH_ACK:
-        seg_reset_reply(s.t, s.ip, &s.h, s.n)
-        return
+        return ack_for_listener(c, s)
     if not s.h.flags & TH_SYN or s.h.flags & TH_FIN:
         count(&s.t.ctx.n, C_TCP_FLAGS)
-        return
+    else:
+        syn_for_listener(c, s)
+    return NULL
+
+
+cdef tcb *ack_for_listener(tcb *c, arrival *s) noexcept nogil:
+    """Second in 3.10.7.2: nobody's, unless it brings a cookie back."""
+    cdef arrival syn
+    if s.h.flags & TH_SYN or not cookie_returned(c, s, &syn):
+        seg_reset_reply(s.t, s.ip, &s.h, s.n)
+        return NULL
+    if accept_full(c):
+        count(&s.t.ctx.n, C_TCP_ACCEPT_DROP)
+        return NULL
+    return revive(c, &syn, s.h.ack - 1)
+
+
+cdef void syn_for_listener(tcb *c, arrival *s) noexcept nogil:
     count(&s.t.ctx.n, C_TCP_SYN_RX)
     if accept_full(c):
         count(&s.t.ctx.n, C_TCP_ACCEPT_DROP)
+        return
+    if cookie_wanted(c):
+        cookie_answer(c, s)
         return
     if c.lq.syn_n >= s.t.syn_max:
         count(&s.t.ctx.n, C_TCP_SYN_DROP)
@@ -165,14 +186,16 @@ cdef void inherit(tcb *child, const tcb *c) noexcept nogil:
     child.tos = c.tos
     child.ttl = c.ttl
     child.cc = c.cc
+    if c.pace != NULL:
+        pacing_set(child, pacing_rate(c))
 
 
-cdef void open_child(tcb *c, arrival *s) noexcept nogil:
-    """Third in 3.10.7.2: text that came with the SYN is not kept; the peer sends it again."""
+cdef tcb *new_child(tcb *c, const arrival *s) noexcept nogil:
+    """A block in the SYN queue; NULL without memory or path."""
     cdef tcb *child = tcb_new(s.t)
     if child == NULL:
         count(&s.t.ctx.n, C_TCP_ABORT_NOMEM)
-        return
+        return NULL
     inherit(child, c)
     child.link.key.laddr = s.ip.dst
     child.link.key.raddr = s.ip.src
@@ -181,10 +204,31 @@ cdef void open_child(tcb *c, arrival *s) noexcept nogil:
     if seg_open_path(child) < 0 or tcb_enlist(child, False) < 0:
         count(&s.t.ctx.n, C_TCP_ABORT_NOMEM)
         tcb_bury(child)
-        return
+        return NULL
     child.parent = c
     enqueue(child, QUEUED_SYN)
     child.ts_offset = ts_offset_of(s.t, &child.link.key)
+    return child
+
+
+cdef tcb *revive(tcb *c, const arrival *syn, seq_t iss) noexcept nogil:
+    """The connection as it would be if our SYN-ACK had been sent by it."""
+    cdef tcb *child = new_child(c, syn)
+    if child == NULL:
+        return NULL
+    synchronize(child, iss)
+    child.rtt_start = 0                 # when that was is not known
+    negotiate(child, syn)
+    child.state = TCPS_SYN_RECEIVED
+    rtx_arm(child, RTX_SYN)
+    return child
+
+
+cdef void open_child(tcb *c, arrival *s) noexcept nogil:
+    """Third in 3.10.7.2: text that came with the SYN is not kept; the peer sends it again."""
+    cdef tcb *child = new_child(c, s)
+    if child == NULL:
+        return
     synchronize(child, choose_isn(child))
     negotiate(child, s)
     child.state = TCPS_SYN_RECEIVED

@@ -11,13 +11,15 @@ from ustack._core.tcp.block cimport (
     TF_REUSEADDR, TF_REUSEPORT, TF_SACK, TF_TS, TF_WSCALE, flight, has, mark, tcb, unsent,
 )
 from ustack._core.tcp.recovery cimport lost_unsent
+from ustack._core.tcp.pacing cimport pacing_rate, pacing_set
 from ustack._core.tcp.rtt cimport RTO_INIT_MS, rto_backed_off
 from ustack._core.tcp.tcp cimport (
     TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2, TCPO_MAXSEG,
-    TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT, TCPO_REUSEADDR, TCPO_REUSEPORT,
-    TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPS_CLOSED, TCPS_LISTEN, tcp_info,
+    TCPO_MAX_PACING_RATE, TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT, TCPO_REUSEADDR,
+    TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPS_CLOSED, TCPS_LISTEN, tcp_info,
 )
 from ustack._core.tcp.timers cimport KEEP_COUNT, KEEP_IDLE_S, KEEP_INTVL_S, keepalive_restart
+from ustack._core.tcp.tuning cimport tuning_first
 from ustack._core.tcp.window cimport RCVBUF_MAX, rcv_window
 
 cdef enum:
@@ -30,7 +32,7 @@ cdef enum:
 
 cdef void options_default(tcb *c) noexcept nogil:
     c.sndbuf = c.home.sndbuf
-    c.rcvbuf = c.home.rcvbuf
+    c.rcvbuf = tuning_first(c.home)
     c.linger = -1
     c.linger2 = LINGER2_S
     c.keep_idle = KEEP_IDLE_S
@@ -158,6 +160,8 @@ cdef int option_set(tcb *c, int option, int64_t value) noexcept nogil:
         return set_buffer(c, option, value)
     if option in (TCPO_MAXSEG, TCPO_TOS, TCPO_TTL):
         return set_segment(c, option, value)
+    if option == TCPO_MAX_PACING_RATE:
+        return pacing_set(c, value)
     if option in (TCPO_LINGER, TCPO_LINGER2, TCPO_USER_TIMEOUT, TCPO_RCVLOWAT):
         return set_waiting(c, option, value)
     return -ENOPROTOOPT
@@ -191,6 +195,8 @@ cdef int option_get(tcb *c, int option, int64_t *value) noexcept nogil:
         value[0] = c.ttl
     elif option == TCPO_RCVLOWAT:
         value[0] = c.rcvlowat
+    elif option == TCPO_MAX_PACING_RATE:
+        value[0] = pacing_rate(c)
     else:
         return -ENOPROTOOPT
     return 0

@@ -12,6 +12,7 @@ from ustack._core.tcp.block cimport (
     TF_FORCE_RTX, TF_MORE, TF_NODELAY, TF_PUSH, TF_SHUT_WR, fin_sent, flight, has, interval, snd_limit, tcb, unsent,
 )
 from ustack._core.tcp.congestion cimport initial_window
+from ustack._core.tcp.pacing cimport pacing_holds
 from ustack._core.tcp.queue cimport sq_window
 from ustack._core.tcp.recovery cimport pipe
 from ustack._core.tcp.rtt cimport rtt_begin, ts_now
@@ -196,6 +197,8 @@ cdef bint output(tcb *c) noexcept nogil:
         while True:
             if seg_room(c) <= 0:
                 full = True
+                break
+            if c.pace != NULL and pacing_holds(c):
                 break
             if not send_lost(c) and not send_new(c):
                 break

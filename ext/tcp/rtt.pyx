@@ -18,14 +18,12 @@ cdef void rtt_init(tcb *c) noexcept nogil:
     c.rtt_start = 0
 
 
-cdef void fit_buffers(tcb *c) noexcept nogil:
-    """Buffers that keep a path of this round trip time busy at 40 Gbit/s, and a program that is scheduled now and
-    then. More only queues: in our caches, or in a device's ring, which loses what it cannot hold."""
+cdef void fit_sndbuf(tcb *c) noexcept nogil:
+    """A send buffer that keeps a path of this round trip time busy at 40 Gbit/s, and a program that is scheduled now
+    and then. More only queues: in our caches, or in a device's ring, which loses what it cannot hold."""
     cdef ns_t room = ROOM_LEAST + 5 * (c.min_rtt if c.min_rtt < NS_SEC else NS_SEC)
     if not c.sndbuf_set:
         c.sndbuf = <uint32_t>room if room < c.home.sndbuf else c.home.sndbuf
-    if not c.rcvbuf_set:
-        c.rcvbuf = <uint32_t>room if room < c.home.rcvbuf else c.home.rcvbuf
 
 
 cdef void rtt_begin(tcb *c, seq_t seq) noexcept nogil:
@@ -42,7 +40,7 @@ cdef void rtt_sample(tcb *c, ns_t rtt) noexcept nogil:
     c.backoff = 0                       # RFC 6298 5.7's note, and Karn: only now
     if rtt < c.min_rtt:
         c.min_rtt = rtt
-        fit_buffers(c)
+        fit_sndbuf(c)
     if c.srtt == 0:
         c.srtt = rtt
         c.rttvar = rtt >> 1

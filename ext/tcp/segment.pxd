@@ -11,7 +11,7 @@ from ustack._core.inet.inet cimport ip_packet
 from ustack._core.mem.mblk cimport mblk
 from ustack._core.tcp.block cimport tcb
 from ustack._core.tcp.tcp cimport tcp
-from ustack._core.wire.tcp cimport tcp_header
+from ustack._core.wire.tcp cimport tcp_header, tcp_options
 
 # Send a segment with ACK, `flags`, and n bytes of payload (taken). 0 or -errno; the numbers of the block are the
 # caller's to move.
@@ -26,6 +26,9 @@ cdef int seg_syn(tcb *c) noexcept nogil
 cdef void seg_reset(tcb *c) noexcept nogil
 # RST in answer to a segment of `n` bytes of text that belongs to nothing (RFC 9293 3.10.7.1); never to an RST.
 cdef void seg_reset_reply(tcp *t, const ip_packet *ip, const tcp_header *h, uint32_t n) noexcept nogil
+# A segment without a connection: back where `ip` came from, with `listener`'s MSS, TTL and TOS unless that is NULL.
+# 0 or -errno.
+cdef int seg_reply(tcp *t, const ip_packet *ip, tcp_header *h, tcp_options *o, const tcb *listener) noexcept nogil
 # Resolve the path to link.key.raddr and derive the segment sizes from it. 0 or -errno.
 cdef int seg_open_path(tcb *c) noexcept nogil
 # Segment sizes after a change of path MTU, of the peer's MSS, or of the options agreed.

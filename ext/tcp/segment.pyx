@@ -22,6 +22,7 @@ from ustack._core.mem.mblk cimport alloc_header, freemsg, mblk
 from ustack._core.tcp.block cimport (
     TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_PATH, TF_SACK, TF_TS, TF_WSCALE, has, interval, mark, tcb,
 )
+from ustack._core.tcp.pacing cimport pacing_packet, pacing_sent
 from ustack._core.tcp.reassembly cimport ooo_sack
 from ustack._core.tcp.rtt cimport ts_now
 from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED, tcp
@@ -55,15 +56,15 @@ cdef void seg_sizes(tcb *c) noexcept nogil:
         mss -= TS_BYTES
     c.snd_mss = mss
     segments = (c.way.gso_max - headers) // mss if c.way.gso_max > headers + mss else 1
-    c.gso_payload = mss * (segments if segments < GSO_SEGMENTS else GSO_SEGMENTS)
+    c.gso_payload = pacing_packet(c, mss * (segments if segments < GSO_SEGMENTS else GSO_SEGMENTS))
 
 
-cdef uint16_t mss_to_offer(tcb *c) noexcept nogil:
+cdef uint16_t mss_to_offer(const path *way, uint16_t wished) noexcept nogil:
     """RFC 9293 3.7.1: what our interface takes, options not deducted (RFC 6691)."""
-    cdef uint32_t mss = c.way.ifp.mtu - TCP_LEN - (20 if ip_is4(&c.way.dst) else 40)
+    cdef uint32_t mss = way.ifp.mtu - TCP_LEN - (20 if ip_is4(&way.dst) else 40)
     if mss > 65495:
         mss = 65495
-    return c.mss_user if c.mss_user and c.mss_user < mss else <uint16_t>mss
+    return wished if wished and wished < mss else <uint16_t>mss
 
 
 cdef int seg_open_path(tcb *c) noexcept nogil:
@@ -72,7 +73,7 @@ cdef int seg_open_path(tcb *c) noexcept nogil:
         return err
     c.flags |= TF_PATH
     c.link.key.laddr = c.way.src
-    c.mss_adv = mss_to_offer(c)
+    c.mss_adv = mss_to_offer(&c.way, c.mss_user)
     if c.mss_peer == 0:
         c.mss_peer = MSS_DEFAULT
     seg_sizes(c)
@@ -138,6 +139,8 @@ cdef void book_sent(tcb *c, mblk *pkt, uint32_t n) noexcept nogil:
         count_n(&ctx.n, C_TCP_TX_BYTES, n)
         c.bytes_sent += n
         c.last_sent = ctx.now
+        if c.pace != NULL:
+            pacing_sent(c, n)
         if n > c.snd_mss:
             pkt.gso_size = <uint16_t>c.snd_mss
             pkt.gso_type = GSO_TCP4 if ip_is4(&c.way.dst) else GSO_TCP6
@@ -284,23 +287,38 @@ cdef void fill_reset(tcp_header *r, const tcp_header *h, uint32_t n) noexcept no
 
 cdef void seg_reset_reply(tcp *t, const ip_packet *ip, const tcp_header *h, uint32_t n) noexcept nogil:
     cdef tcp_header r
-    cdef path way
-    cdef mblk *pkt
+    cdef tcp_options o
     if h.flags & TH_RST or not may_reset(t):
         return
-    memset(&way, 0, sizeof(path))
-    if path_resolve(t.net, &way, &ip.dst, &ip.src) < 0:
-        return
-    pkt = alloc_header(t.ctx.mem)
-    if pkt != NULL:
-        fill_reset(&r, h, n)
-        tcp_emit_header(pkt.rptr, &r)
-        pkt.wptr = pkt.rptr + TCP_LEN
-        pkt.pkt_len = TCP_LEN
-        pkt.hdr_len = TCP_LEN
-        pkt.csum = CSUM_PARTIAL
-        pkt.csum_offset = TCP_SUM
-        put_sum(pkt.rptr + TCP_SUM, csum_fold(path_pseudo(&way, IPPROTO_TCP_, TCP_LEN)))
+    fill_reset(&r, h, n)
+    tcp_clear_options(&o)
+    if seg_reply(t, ip, &r, &o, NULL) == 0:
         count(&t.ctx.n, C_TCP_RST_TX)
-        ip_output(t.net, &way, pkt, IPPROTO_TCP_, 64, 0, IP_DF)
+
+
+cdef int seg_reply(tcp *t, const ip_packet *ip, tcp_header *h, tcp_options *o, const tcb *listener) noexcept nogil:
+    cdef path way
+    cdef mblk *pkt
+    cdef int err
+    memset(&way, 0, sizeof(path))
+    err = path_resolve(t.net, &way, &ip.dst, &ip.src)
+    if err < 0:
+        return err
+    pkt = alloc_header(t.ctx.mem)
+    if pkt == NULL:
+        path_release(t.net, &way)
+        return -ENOBUFS
+    if listener != NULL:
+        o.mss = mss_to_offer(&way, listener.mss_user)
+    h.data_offset = <uint8_t>(TCP_LEN + tcp_emit_options(pkt.rptr + TCP_LEN, o))
+    tcp_emit_header(pkt.rptr, h)
+    pkt.wptr = pkt.rptr + h.data_offset
+    pkt.pkt_len = h.data_offset
+    pkt.hdr_len = h.data_offset
+    pkt.csum = CSUM_PARTIAL
+    pkt.csum_offset = TCP_SUM
+    put_sum(pkt.rptr + TCP_SUM, csum_fold(path_pseudo(&way, IPPROTO_TCP_, h.data_offset)))
+    err = ip_output(t.net, &way, pkt, IPPROTO_TCP_, 64 if listener == NULL else listener.ttl,
+                    0 if listener == NULL else listener.tos, IP_DF)
     path_release(t.net, &way)
+    return err

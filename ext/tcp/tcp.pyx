@@ -28,6 +28,7 @@ from ustack._core.tcp.listen cimport listen_close, listen_start, listen_take
 from ustack._core.tcp.options cimport info_fill, option_get, option_set, options_default
 from ustack._core.tcp.output cimport output
 from ustack._core.tcp.queue cimport rq_take, snd_queued, sq_append
+from ustack._core.tcp.tuning cimport tuning_read
 from ustack._core.tcp.unreachable cimport tcp_error
 from ustack._core.tcp.window cimport window_update_due
 
@@ -235,8 +236,10 @@ cdef mblk *tcp_recv(tcb *c, size_t n, int flags, int *err) noexcept nogil:
         err[0] = -ENOMEM
         return NULL
     err[0] = 0
-    if not flags & TCP_RECV_PEEK and connected(c) and window_update_due(c):
-        ack_soon(c)
+    if not flags & TCP_RECV_PEEK and connected(c):
+        tuning_read(c)
+        if window_update_due(c):
+            ack_soon(c)
     return m
 
 

@@ -21,6 +21,7 @@ from ustack._core.tcp.segment cimport seg_ack
 from ustack._core.tcp.tcp cimport (
     TCPS_CLOSE_WAIT, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_FIN_WAIT_2, TCPS_SYN_RECEIVED,
 )
+from ustack._core.tcp.tuning cimport tuning_measure
 from ustack._core.wire.tcp cimport TH_FIN
 
 cdef enum:
@@ -48,6 +49,7 @@ cdef bint take_text(tcb *c, arrival *s) noexcept nogil:
     if m == NULL:
         ack_soon(c)
     elif s.h.seq == c.rcv_nxt and c.ooo.n == 0:
+        tuning_measure(c, s)
         deliver(c, m, s.n, s.size)
     else:
         keep(c, s, m)

@@ -14,8 +14,8 @@ cdef enum:
 cdef uint32_t window_offer(tcb *c, bint syn) noexcept nogil
 # Whether the application has read so much that the peer should be told (RFC 9293 3.8.6.2.2).
 cdef bint window_update_due(const tcb *c) noexcept nogil
-# The shift that lets the whole receive buffer be offered (RFC 7323 2.3).
-cdef int window_scale(uint32_t rcvbuf) noexcept nogil
+# The shift that lets the receive buffer be offered whole, also when it has grown (RFC 7323 2.3).
+cdef int rcv_scale(const tcb *c) noexcept nogil
 
 
 cdef inline uint32_t rcv_window(const tcb *c) noexcept nogil:

@@ -5,9 +5,12 @@ from libc.stdint cimport uint32_t
 from ustack._core.tcp.block cimport tcb
 
 
-cdef int window_scale(uint32_t rcvbuf) noexcept nogil:
+cdef int rcv_scale(const tcb *c) noexcept nogil:
+    cdef uint32_t most = c.rcvbuf
     cdef int scale = 0
-    while scale < 14 and (rcvbuf >> scale) > 65535:
+    if not c.rcvbuf_set and c.home.rcvbuf > most:
+        most = c.home.rcvbuf
+    while scale < 14 and (most >> scale) > 65535:
         scale += 1
     return scale
 

@@ -124,7 +124,7 @@ def test_full_accept_queue_holds_back_and_goes_on():
 
 def test_syn_queue_is_bounded_and_drops_the_oldest():
     host = Host(US)
-    host.set_bounds(syn_max=8)
+    host.set_bounds(syn_max=8, cookies="never")
     p = listening(host=host)
     for i in range(50):
         q = Peer(host, p.conn, src=(PEER + i, 5000))
