@@ -24,6 +24,7 @@ cdef struct netif:
     uint32_t mtu
     uint32_t gso_max
     uint16_t max_sg
+    uint32_t rx_room            # bytes that its link holds while nobody looks; 0: no limit
     uint32_t caps               # CAP_*
     int naddrs
     ifaddr addrs[IF_ADDRS]

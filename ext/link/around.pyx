@@ -54,6 +54,7 @@ cdef void around_sync(around *a) noexcept nogil:
     a.base.mtu = a.inner.mtu
     a.base.gso_max = a.inner.gso_max
     a.base.state = a.inner.state
+    a.base.rx_room = a.inner.rx_room
 
 
 cdef void around_ops(link_ops *with_fds, link_ops *without, const link_ops *own) noexcept nogil:

@@ -56,6 +56,7 @@ cdef struct link:
     uint32_t mtu                # largest IP packet on the wire
     uint32_t gso_max            # largest IP packet it takes as a super-segment; == mtu without TSO
     uint16_t max_sg             # blocks a transmitted chain may have; 1: contiguous only
+    uint32_t rx_room            # bytes, in packets as they come now, that may arrive unseen without loss; 0: no limit
     arena *mem                  # set when the engine attaches the link, with `src` and `book`
     source *src
     ledger *book

@@ -35,7 +35,8 @@ cdef enum:
     # The network header of a frame is put at ALIGN(TPACKET2_HDRLEN + 16) + reserve + VNET_LEN (tpacket_rcv).
     RESERVE = PAGE - HEADERS - VNET_LEN - 80
     ADDRESS = 32                # of a slot: struct sockaddr_ll, at TPACKET_ALIGN(sizeof(struct tpacket2_hdr))
-    COPY_BELOW = 512            # a frame as short is copied: cheaper than a lent slot
+    COPY_BELOW = 4096           # a frame as short is copied: cheaper than a slot of 68 KB that is lent for long
+    DATA_FRAME = 512            # shorter ones are acknowledgements and the like
     OLD_RINGS = 4
     SNDBUF = 4 << 20
     RX_ALL = CAP_RX_CSUM | CAP_TSO4 | CAP_TSO6 | CAP_USO
@@ -62,6 +63,7 @@ cdef struct packet_ring:
     # Sockets for rings to come, opened with the link: later we may be in another namespace, or have no privilege.
     int spare[OLD_RINGS]
     uint32_t replaced
+    uint32_t usual              # bytes of a data frame, as an average of the last ones
     bint lend
     ns_t checked                # when the socket was last asked for errors
     ns_t retry                  # a replacement failed: not again before
@@ -299,6 +301,13 @@ cdef mblk *receive(packet_ring *p, rx_slot *s, uint32_t status) noexcept nogil:
     return m
 
 
+cdef inline void note_length(packet_ring *p, uint32_t n) noexcept nogil:
+    """A slot holds a frame, short or long: so the ring holds few bytes of short ones. A quarter of it is for others."""
+    if n >= DATA_FRAME:
+        p.usual = p.usual - (p.usual >> 3) + (n >> 3)
+        p.base.rx_room = <uint32_t>(p.ring.slots - p.ring.slots // 4) * p.usual
+
+
 cdef int packet_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
     cdef packet_ring *p = <packet_ring *>l
     cdef rx_ring *r = p.ring
@@ -320,6 +329,7 @@ cdef int packet_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
         out[n] = receive(p, s, status)
         r.pos = r.pos + 1 if r.pos + 1 < r.slots else 0
         if out[n] != NULL:
+            note_length(p, out[n].pkt_len)
             l.stats.rx_bytes += out[n].pkt_len
             ledger_book(l.book, LR_DEVICE_RX, out[n].pkt_len)
             n += 1
@@ -415,6 +425,8 @@ cdef int packet_ring_create(ring_options *o, link **made) noexcept nogil:
     link_init(&p.base, &OPS, 2, o.mtu, o.mac)
     p.base.caps = o.caps | CAP_RX_CSUM | CAP_GATHER | (CAP_ZEROCOPY_RX if p.lend else 0)
     p.base.max_sg = RING_MAX_SG
+    p.usual = o.mtu
+    note_length(p, o.mtu)
     if o.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO):
         p.base.gso_max = 65535
     p.base.state = state_of_device(p)

@@ -136,6 +136,7 @@ cdef int engine_add_link(engine *e, link *dev, iface **out) noexcept nogil:
     i.ifp.mtu = dev.mtu
     i.ifp.gso_max = dev.gso_max
     i.ifp.max_sg = dev.max_sg
+    i.ifp.rx_room = dev.rx_room
     i.ifp.caps = dev.caps
     dev.mem = e.ctx.mem
     dev.src = &e.src
@@ -322,6 +323,7 @@ cdef int link_ingress(engine *e, iface *i, int budget) noexcept nogil:
     note_up(e, i)
     if n == 0:
         return 0
+    i.ifp.rx_room = i.dev.rx_room
     count_n(&e.ctx.n, C_LINK_RX, n)
     for k in range(n):
         e.ctx.n.n[C_LINK_RX_BYTES] += burst[k].pkt_len

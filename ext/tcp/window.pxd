@@ -24,8 +24,10 @@ cdef inline uint32_t rcv_window(const tcb *c) noexcept nogil:
 
 
 cdef inline uint32_t rcv_space(const tcb *c) noexcept nogil:
-    """Room in the receive buffer, counted in bytes of data."""
-    return c.rcvbuf - c.rq_len if c.rq_len < c.rcvbuf else 0
+    """Room in the receive buffer, counted in bytes of data; no more than the link holds while nobody looks."""
+    cdef uint32_t space = c.rcvbuf - c.rq_len if c.rq_len < c.rcvbuf else 0
+    cdef uint32_t room = c.way.ifp.rx_room if c.way.ifp != NULL else 0
+    return room if room and room < space else space
 
 
 cdef inline uint32_t snd_window_left(const tcb *c) noexcept nogil:

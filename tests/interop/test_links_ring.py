@@ -128,14 +128,14 @@ class TestLending:
         kernel, ours = bed
         ring = make(ours)
         with Harness(ring) as h, raw_socket(kernel) as s:
-            for n in (1000, 60, 2000, 3000):
+            for n in (5000, 60, 6000, 7000):
                 s.send(frame(n))
             got = collect(h, 4, h.hold)
             assert [p["flags"] & LENT for p in got] == [LENT, 0, LENT, 0]
             base, length = ring.extent
             inside = [base <= p["addresses"][0] < base + length for p in got]
             assert inside == [True, False, True, False]
-            assert h.ledger["rx.ring"] == 60 + 3000
+            assert h.ledger["rx.ring"] == 60 + 7000
             # A sleeper is not kept awake by what is lent.
             assert not h.wait(0)
             h.let_go()
@@ -153,7 +153,7 @@ class TestLending:
         kernel, ours = bed
         with Harness(make(ours, rx_slots=8)) as h, raw_socket(kernel) as s:
             for _ in range(7):
-                s.send(frame(1000))
+                s.send(frame(5000))
             flags = [bool(p["flags"] & LENT) for p in collect(h, 7, h.hold)]
             assert flags == [True] * 4 + [False] * 3
             h.let_go()
@@ -165,8 +165,8 @@ class TestLending:
         kept, seen = [], 0
         with Harness(ring) as h, raw_socket(kernel) as s:
             for i in range(100):
-                s.send(frame(1000 + i))
-                s.send(frame(1000 + i))
+                s.send(frame(5000 + i))
+                s.send(frame(5000 + i))
                 for p in h.hold(now=i * 20 * MS) + h.rx(now=i * 20 * MS + 1):
                     seen += p["data"][12:14] == TYPE.to_bytes(2, "big")
                     kept.append(p)
@@ -176,8 +176,8 @@ class TestLending:
             assert all(p["data"] == frame(len(p["data"])) for p in kept if p["data"][12:14] == b"\x88\xb5")
             h.let_go()
             h.rx(now=5000 * MS)
-            s.send(frame(1000))
-            s.send(frame(1000))
+            s.send(frame(5000))
+            s.send(frame(5000))
             assert collect(h, 2, h.hold)[0]["flags"] & LENT  # lending goes on
             assert h.close() == 0
 
@@ -187,7 +187,7 @@ class TestLending:
         h = Harness(ring)
         with raw_socket(kernel) as s:
             for _ in range(3):
-                s.send(frame(4000))
+                s.send(frame(5000))
             collect(h, 3, h.hold)
         assert h.close() == 0
         assert ring.state == "closed"
@@ -198,7 +198,7 @@ class TestLending:
         assert "zerocopy_rx" not in ring.capabilities
         with Harness(ring) as h, raw_socket(kernel) as s:
             for _ in range(3):
-                s.send(frame(4000))
+                s.send(frame(5000))
             assert not any(p["flags"] & LENT for p in collect(h, 3, h.hold))
             h.let_go()
 
