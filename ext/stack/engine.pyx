@@ -1,14 +1,14 @@
 """The engine: see engine.pxd."""
 
 from libc.errno cimport EMFILE, ENODEV, ENOMEM
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ustack._core.base.codes cimport (
     CAP_RX_CSUM, CAP_TSO4, CAP_TX_CSUM, LINK_DOWN, LINK_GONE, LINK_UP)
 from ustack._core.base.counters cimport (
-    C_LINK_DOWN, C_LINK_GONE, C_LINK_RX, C_LINK_RX_BYTES, C_LINK_TX, C_LINK_TX_BYTES, C_LINK_TX_DOWN,
+    C_IP_NOMEM, C_LINK_DOWN, C_LINK_GONE, C_LINK_RX, C_LINK_RX_BYTES, C_LINK_TX, C_LINK_TX_BYTES, C_LINK_TX_DOWN,
     C_LINK_TX_QUEUE_FULL, count, count_n)
 from ustack._core.base.addr cimport ip_from4, ipaddr
 from ustack._core.base.rng cimport rng_seed
@@ -18,7 +18,7 @@ from ustack._core.inet.inet cimport (
     inet_add_addr, inet_add_if, inet_free, inet_init, inet_input, inet_remove_if)
 from ustack._core.inet.netif cimport IF_MAX, netif
 from ustack._core.inet.ping cimport ping_free, ping_init
-from ustack._core.inet.offload cimport offload_coalesce
+from ustack._core.inet.offload cimport offload_coalesce, offload_flatten
 from ustack._core.link.link cimport link
 from ustack._core.mem.arena cimport arena, arena_create, arena_release, arena_take
 from ustack._core.mem.mblk cimport dblk, dblk_unref, freelist, freemsg, mblk
@@ -166,6 +166,14 @@ cdef void engine_remove_link(engine *e, iface *i) noexcept nogil:
 
 # --- out ----------------------------------------------------------------------------------------------------------
 
+cdef inline bint many_blocks(const mblk *m, uint32_t max) noexcept nogil:
+    """Whether a chain has more than `max` blocks."""
+    while m != NULL and max > 0:
+        m = m.cont
+        max -= 1
+    return m != NULL
+
+
 cdef void queue_packet(netif *ifp, mblk *taken) noexcept nogil:
     """netif.xmit: the packet goes out with the next egress."""
     cdef iface *i = <iface *>ifp.owner
@@ -173,6 +181,12 @@ cdef void queue_packet(netif *ifp, mblk *taken) noexcept nogil:
         count(&i.eng.ctx.n, C_LINK_TX_QUEUE_FULL)
         freemsg(taken)
         return
+    if many_blocks(taken, ifp.max_sg):
+        # Of many small writes that had to wait, for instance.
+        taken = offload_flatten(&i.eng.ctx, taken)
+        if taken == NULL:
+            count(&i.eng.ctx.n, C_IP_NOMEM)
+            return
     taken.next = NULL
     if i.txq_tail == NULL:
         i.txq = taken
