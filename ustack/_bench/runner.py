@@ -111,9 +111,15 @@ class Runner:
         if isinstance(case, Checksum):
             return run_checksum(case, self.rounds)
         self.cpus(case.placement)
-        seconds = case.kind.quick if self.quick else case.kind.seconds
         baseline = self.baseline(case)
         background = machine.background()
+        return make_row(case, baseline, self.rounds_of(case, baseline, background), background)
+
+    def rounds_of(
+        self, case: Case, baseline: Baseline, background: float
+    ) -> list[tuple[Measurement, Measurement | None]]:
+        """The paired rounds of a case: ours, and the baseline's where there is one."""
+        seconds = case.kind.quick if self.quick else case.kind.seconds
         spin = case.wait == "spin"
 
         def ours() -> Measurement:
@@ -140,7 +146,7 @@ class Runner:
             else:
                 mine = ours()
                 runs.append((mine, theirs()))
-        return make_row(case, baseline, runs, background)
+        return runs
 
 
 def figure(case: Case, m: Measurement) -> float:

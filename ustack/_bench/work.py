@@ -103,7 +103,7 @@ def _over_connection(work: Callable[[Any, dict[str, Any]], dict[str, float]]) ->
 # --- round trips ----------------------------------------------------------------------------------------------------
 
 
-def _ping_pong(s: Any, p: dict[str, Any]) -> dict[str, float]:
+def _ping_pong(s: Any, p: dict[str, Any]) -> dict[str, Any]:
     without_delay(s)
     data, buffer = bytes(p["size"]), bytearray(p["size"])
     sendall, recv_into = s.sendall, s.recv_into
@@ -116,7 +116,14 @@ def _ping_pong(s: Any, p: dict[str, Any]) -> dict[str, float]:
             recv_into(buffer)
             times.append(clock_ns() - began)
     times = sorted(times[int(len(times) * WARM_UP) :])
-    return {"p50": times[len(times) // 2] / 1e3, "p99": times[len(times) * 99 // 100] / 1e3, "count": len(times)}
+    figures: dict[str, Any] = {
+        "p50": times[len(times) // 2] / 1e3,
+        "p99": times[len(times) * 99 // 100] / 1e3,
+        "count": len(times),
+    }
+    if n := p.get("quantiles"):
+        figures["quantiles"] = [times[(len(times) - 1) * k // n] / 1e3 for k in range(n + 1)]
+    return figures
 
 
 def _echo(s: Any, p: dict[str, Any]) -> dict[str, float]:

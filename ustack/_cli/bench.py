@@ -11,6 +11,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ustack._cli.common import Failure, table
@@ -27,6 +29,7 @@ api (python, c). A name may be the beginning of others: it stands for all below 
   ustack bench                              the default rows, a few minutes
   ustack bench tcp.rtt --quick              everything below tcp.rtt, short rounds
   ustack bench tcp.rtt.tap.spin.cross.python --json -
+  ustack bench --plots figures              the figures alone; with names, those rows as well
 
 docs/performance.md says what each row measures.
 """
@@ -37,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ustack bench``."""
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows, or beginnings of their names")
     parser.add_argument("--json", metavar="FILE", help="write the rows there (- for standard output)")
+    parser.add_argument("--plots", metavar="DIR", help="draw throughput, round trips and CPU time there (matplotlib)")
     parser.add_argument("--rounds", type=int, help="paired rounds of each row (default 7)")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} short rounds: an impression")
     parser.add_argument("--list", action="store_true", help="what there is, and which rows run by default (*)")
@@ -64,6 +68,10 @@ def run(args: argparse.Namespace) -> int:
         raise Failure("--rounds must be at least 1", 2)
     if args.json and args.json != "-":
         open(args.json, "a").close()        # to fail now, not after minutes
+    if args.plots:
+        plot(Path(args.plots), rounds, args.quick)
+        if not args.names:
+            return 0
     rows, failed = measure(cases, rounds, args.quick)
     text = report(rows, failed)
     if args.json == "-":
@@ -95,6 +103,40 @@ def _obstacles(cases: list[Case | Checksum]) -> dict[str, str]:
     return {}
 
 
+def _teller() -> Callable[[str], None]:
+    """Shows on a terminal what is being measured."""
+    tty = sys.stderr.isatty()
+
+    def tell(text: str) -> None:
+        if tty:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def plot(directory: Path, rounds: int, quick: bool) -> None:
+    """Measure for the figures and draw them."""
+    from ustack import testbed
+    from ustack._bench import plots
+    from ustack._bench.beds import Beds, WorkerFailed
+    from ustack._bench.runner import CannotRun, Runner
+
+    if why := plots.why_not():
+        raise Failure(why, 2)
+    directory.mkdir(parents=True, exist_ok=True)
+    if why := testbed.enter_user_namespace() or testbed.why_no_tun():
+        raise Failure(why)
+    tell = _teller()
+    with Beds() as beds:
+        try:
+            figures = plots.measure(Runner(beds, rounds, quick, tell))
+        except (WorkerFailed, CannotRun) as e:
+            raise Failure(str(e)) from None
+    tell("")
+    for file in plots.draw(figures, directory):
+        print(file)
+
+
 def measure(cases: list[Case | Checksum], rounds: int, quick: bool) -> tuple[list[Row], dict[str, str]]:
     """Rows of the cases, and why others could not be measured, by full name."""
     from ustack._bench.beds import Beds, WorkerFailed
@@ -105,10 +147,7 @@ def measure(cases: list[Case | Checksum], rounds: int, quick: bool) -> tuple[lis
     rows: list[Row] = []
     failed: dict[str, str] = {}
     tty = sys.stderr.isatty()
-
-    def tell(text: str) -> None:
-        if tty:
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    tell = _teller()
 
     # One wire and wait mode after the other: making a bed takes longer than a round.
     order = sorted(cases, key=lambda c: (c.wire, c.wait) if isinstance(c, Case) else ("", ""))
