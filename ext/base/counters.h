@@ -126,7 +126,17 @@
   X(C_TCP_RETRANS_BYTES,    "tcp.retransmitted_bytes",    "payload bytes sent again") \
   X(C_TCP_RTO,              "tcp.rto",                    "retransmission time-outs") \
   X(C_TCP_FAST_RETRANS,     "tcp.fast_retransmit",        "fast recoveries entered") \
-  X(C_TCP_SPURIOUS,         "tcp.spurious",               "recoveries found to have been needless") \
+  X(C_TCP_RACK_REORDER,     "tcp.rack_reorder",           "connections whose network was seen to reorder (RFC 8985)") \
+  X(C_TCP_LOST_RETRANS,     "tcp.lost_retransmit",        "retransmissions found to be lost again") \
+  X(C_TCP_TLP_PROBES,       "tcp.tlp_probes",             "tail loss probes sent (RFC 8985 7)") \
+  X(C_TCP_TLP_REPAIRED,     "tcp.tlp_repaired",           "losses that a tail loss probe has repaired") \
+  X(C_TCP_DSACK,            "tcp.dsack_rx",               "reports that something was received twice (RFC 2883)") \
+  X(C_TCP_SPURIOUS,         "tcp.spurious",               "reductions of the window taken back, for any of the reasons below") \
+  X(C_TCP_UNDO_FULL,        "tcp.undo_full",              "fast recoveries found to be needless at their end") \
+  X(C_TCP_UNDO_PARTIAL,     "tcp.undo_partial",           "fast recoveries found to be needless by the timestamp of a late original (RFC 3522)") \
+  X(C_TCP_UNDO_DSACK,       "tcp.undo_dsack",             "recoveries whose every retransmission was reported as a duplicate (RFC 3708)") \
+  X(C_TCP_UNDO_LOSS,        "tcp.undo_loss",              "time-outs found to be needless by a timestamp or by DSACKs (RFC 3522)") \
+  X(C_TCP_UNDO_FRTO,        "tcp.undo_frto",              "time-outs found to be needless by what was acknowledged after them (RFC 5682)") \
   X(C_TCP_PROBE,            "tcp.zero_window_probe",      "zero-window probes sent") \
   X(C_TCP_SACK_BAD,         "tcp.sack_bad",               "SACK blocks outside what was sent, or inverted") \
   X(C_TCP_SACK_RENEGED,     "tcp.sack_reneged",           "times a peer took back what it had selectively acknowledged") \

@@ -219,7 +219,7 @@ cdef bytes pack_tcp_info(driver *d, sock *s):
         i.rto // 1000, i.ato // 1000, i.snd_mss, i.rcv_mss,
         i.accept_queue if i.state == TCPS_LISTEN else (i.unacked + mss - 1) // mss,
         i.accept_max if i.state == TCPS_LISTEN else i.sacked // mss,
-        i.lost // mss, i.total_retrans & 0xFFFFFFFF, 0,
+        (i.lost + mss - 1) // mss, (i.retrans + mss - 1) // mss, 0,
         0, 0, 0, 0,
         i.pmtu, i.rcv_wnd, i.srtt // 1000, i.rttvar // 1000, min(i.ssthresh // mss, 0x7FFFFFFF), i.cwnd // mss,
         i.advmss, 3, 0, i.rcv_wnd, i.total_retrans & 0xFFFFFFFF,

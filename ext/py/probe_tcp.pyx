@@ -25,7 +25,10 @@ from ustack._core.tcp.block cimport interval, ooo_queue, scoreboard, tcb
 from ustack._core.tcp.queue cimport rcv_held
 from ustack._core.tcp.reassembly cimport ooo_add, ooo_collapse, ooo_free, ooo_prune, ooo_sack, ooo_take
 from ustack._core.tcp.recovery cimport pipe
-from ustack._core.tcp.sack cimport sack_add, sack_advance, sack_free, sack_hole, sack_lost_below, sack_within
+from ustack._core.tcp.scoreboard cimport (
+    board_ack, board_end, board_free, board_held, board_lose_all, board_lose_below, board_lost, board_renege,
+    board_resent, board_run, board_sack, board_sent, board_unlose, scored,
+)
 from ustack._core.tcp.tcp cimport *
 from ustack._core.tcp.unreachable cimport tcp_error
 
@@ -471,44 +474,78 @@ cdef class Conn:
                 "cwnd": c.cwnd, "ssthresh": c.ssthresh, "held": rcv_held(c), "ooo_runs": c.ooo.n, "ooo": c.ooo.total,
                 "rq_len": c.rq_len, "gso_payload": c.gso_payload, "iss": c.iss, "irs": c.irs, "srtt": c.srtt,
                 "w_max": c.cubic.w_max, "k": c.cubic.k, "epoch": c.cubic.epoch, "w_est": c.cubic.w_est,
-                "rcvbuf": c.rcvbuf, "drs_rtt": c.drs.rtt}
+                "rcvbuf": c.rcvbuf, "drs_rtt": c.drs.rtt, "runs": c.sb.n, "resent": c.sb.resent,
+                "rack_rtt": c.rack_rtt, "reo_mult": c.reo_mult, "rtx_kind": c.rtx_kind}
 
 
 cdef class Scoreboard:
-    """The SACK scoreboard by itself."""
+    """The scoreboard by itself; ``news`` is what the calls say is delivered, summed up."""
 
     cdef scoreboard b
+    cdef scored k
 
     def __cinit__(self):
         memset(&self.b, 0, sizeof(self.b))
+        memset(&self.k, 0, sizeof(self.k))
 
     def __dealloc__(self):
-        sack_free(&self.b)
+        board_free(&self.b)
 
-    def add(self, start: int, end: int) -> int:
-        return sack_add(&self.b, start & 0xFFFFFFFF, end & 0xFFFFFFFF)
+    def sent(self, start: int, end: int, now: int) -> bool:
+        return board_sent(&self.b, start & 0xFFFFFFFF, end & 0xFFFFFFFF, now)
 
-    def advance(self, una: int):
-        sack_advance(&self.b, una & 0xFFFFFFFF)
+    def resent(self, start: int, end: int, now: int):
+        board_resent(&self.b, start & 0xFFFFFFFF, end & 0xFFFFFFFF, now)
 
-    def within(self, start: int, end: int) -> int:
-        return sack_within(&self.b, start & 0xFFFFFFFF, end & 0xFFFFFFFF)
+    def ack(self, una: int):
+        board_ack(&self.b, una & 0xFFFFFFFF, &self.k)
 
-    def hole(self, start: int, end: int) -> tuple[int, int] | None:
-        cdef interval hole
-        if not sack_hole(&self.b, start & 0xFFFFFFFF, end & 0xFFFFFFFF, &hole):
-            return None
-        return hole.start, hole.end
+    def sack(self, start: int, end: int) -> int:
+        return board_sack(&self.b, start & 0xFFFFFFFF, end & 0xFFFFFFFF, &self.k)
 
-    def lost_below(self, una: int, mss: int) -> int:
-        return sack_lost_below(&self.b, una & 0xFFFFFFFF, mss)
+    def lose_below(self, end: int) -> int:
+        return board_lose_below(&self.b, end & 0xFFFFFFFF)
+
+    def lose_all(self):
+        board_lose_all(&self.b)
+
+    def renege(self):
+        board_renege(&self.b)
+
+    def unlose(self):
+        board_unlose(&self.b)
+
+    def lost(self) -> tuple[int, int] | None:
+        cdef interval run
+        return (run.start, run.end) if board_lost(&self.b, &run) else None
+
+    def held_runs(self, most: int) -> int:
+        return board_held(&self.b, most)
+
+    def begin(self, now: int, recover: int, highest: int, min_rtt: int = 0, echo: int | None = None):
+        """A new ACK: forget the news."""
+        self.k.now = now
+        self.k.recover = recover & 0xFFFFFFFF
+        self.k.highest = highest & 0xFFFFFFFF
+        self.k.min_rtt = min_rtt
+        self.k.has_echo = echo is not None
+        self.k.echo = (echo or 0) & 0xFFFFFFFF
+        self.k.delivered = 0
+        self.k.original = self.k.reordered = False
 
     @property
-    def total(self) -> int:
-        return self.b.total
+    def news(self) -> dict[str, int]:
+        return self.k
 
-    def intervals(self) -> list[tuple[int, int]]:
-        return [(self.b.v[i].start, self.b.v[i].end) for i in range(self.b.n)]
+    @property
+    def totals(self) -> tuple[int, int, int]:
+        """Bytes held, lost, sent again and in flight."""
+        return self.b.held, self.b.lost, self.b.resent
+
+    def runs(self) -> list[tuple[int, int, int, int]]:
+        """(start, end, fate, when)."""
+        return [(board_run(&self.b, i).start, board_end(&self.b, i), board_run(&self.b, i).fate,
+                 board_run(&self.b, i).at) for i in range(self.b.n)]
 
 
 cdef class Reassembly:

@@ -4,24 +4,25 @@ from libc.stdint cimport int32_t, uint32_t
 
 from ustack._core.base.codes cimport EV_OUT
 from ustack._core.base.counters cimport C_TCP_ACK_FUTURE, C_TCP_ACK_OLD, C_TCP_FLAGS, count
-from ustack._core.base.seq cimport seq_geq, seq_gt, seq_leq, seq_lt, seq_t
+from ustack._core.base.seq cimport seq_geq, seq_gt, seq_leq, seq_lt, seq_max, seq_t
 from ustack._core.base.types cimport ns_t
 from ustack._core.inet.inet cimport path_confirm
 from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
     CA_LOSS,
-    RTX_DATA, RTX_NONE, RTX_PERSIST, TF_NOSPACE, TF_PATH, TF_SACK, TF_SHUT_WR, TF_TS, flight, has, mark,
+    RTX_NONE, RTX_PERSIST, TF_NOSPACE, TF_PATH, TF_SACK, TF_SHUT_WR, TF_TS, flight, has, mark,
     snd_limit, tcb, tcb_post,
 )
 from ustack._core.tcp.close cimport fin_acknowledged
 from ustack._core.tcp.input cimport challenge, update_ts_recent
 from ustack._core.tcp.listen cimport handshake_done
 from ustack._core.tcp.queue cimport snd_queued, sq_release
-from ustack._core.tcp.recovery cimport recovery_ack, recovery_sack
+from ustack._core.tcp.recovery cimport ack_news, recovery_ack, recovery_open, recovery_sack
 from ustack._core.tcp.rtt cimport TS_TICK_NS, rtt_sample, ts_now
+from ustack._core.tcp.scoreboard cimport board_ack
 from ustack._core.tcp.segment cimport seg_reset_reply
 from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED
-from ustack._core.tcp.timers cimport rtx_arm
+from ustack._core.tcp.timers cimport rtx_arm, rtx_restart
 from ustack._core.wire.tcp cimport TH_ACK, TH_FIN, TH_SYN
 
 
@@ -63,37 +64,39 @@ cdef bint acceptable(tcb *c, arrival *s) noexcept nogil:
 
 
 cdef void process(tcb *c, arrival *s) noexcept nogil:
-    """Round trip time, SACK, window, progress, recovery: in the order in which they need each other."""
-    cdef uint32_t acked = s.h.ack - c.snd_una if seq_gt(s.h.ack, c.snd_una) else 0
-    cdef uint32_t fresh = 0
-    cdef bint window_changed, duplicate
-    if has(c, TF_SACK) and s.o.nsack:
-        fresh = recovery_sack(c, &s.o, s.h.ack if acked else c.snd_una)
-    window_changed = take_window(c, s)
-    duplicate = not acked and is_duplicate(c, s, fresh, window_changed)
-    if acked:
+    """Round trip time, progress, SACK, window, recovery: in the order in which they need each other."""
+    cdef ack_news a
+    cdef bint window_changed, reordering
+    if seq_gt(s.h.ack, c.snd_una):
         measure(c, s)
-        advance(c, s.h.ack, acked)
-    if acked or duplicate or fresh:
-        recovery_ack(c, acked, duplicate)
-    if acked:
-        restart_timer(c)
-        tell_writer(c)
-    elif c.rtx_kind == RTX_PERSIST:
+    recovery_open(c, s, &a)
+    if a.acked:
+        advance(c, s.h.ack, &a)
+    if s.o.nsack and has(c, TF_SACK):
+        recovery_sack(c, s, &a)
+    window_changed = take_window(c, s, a.acked)
+    a.plain = not a.acked and s.n == 0 and s.o.nsack == 0 and not window_changed
+    a.duplicate = not a.acked and is_duplicate(c, s, a.held, window_changed)
+    if a.acked or a.duplicate or a.held or a.dsack or a.plain:
+        reordering = recovery_ack(c, s, &a)
+        if a.acked:
+            restart_timer(c, reordering)
+            tell_writer(c)
+    if not a.acked and c.rtx_kind == RTX_PERSIST:
         c.probes = 0                    # the peer lives; the window is its own business (RFC 9293 3.8.6.1)
     if c.snd_nxt != snd_limit(c):
         mark(c)
 
 
-cdef bint is_duplicate(const tcb *c, const arrival *s, uint32_t fresh, bint window_changed) noexcept nogil:
+cdef bint is_duplicate(const tcb *c, const arrival *s, uint32_t held, bint window_changed) noexcept nogil:
     """RFC 5681 2; with SACK an ACK that brings a new block counts, and no other (RFC 6675 2)."""
-    if has(c, TF_SACK) and (c.sb.n or fresh):
-        return fresh > 0
+    if has(c, TF_SACK):
+        return held > 0
     return (s.h.ack == c.snd_una and flight(c) > 0 and s.n == 0 and not s.h.flags & (TH_SYN | TH_FIN)
             and not window_changed)
 
 
-cdef bint take_window(tcb *c, arrival *s) noexcept nogil:
+cdef bint take_window(tcb *c, arrival *s, uint32_t acked) noexcept nogil:
     """SND.WND from the newest segment (RFC 9293 3.10.7.4); whether it changed."""
     cdef uint32_t window = <uint32_t>s.h.window << c.snd_wscale
     cdef bint changed
@@ -101,8 +104,7 @@ cdef bint take_window(tcb *c, arrival *s) noexcept nogil:
         return False
     # What acknowledges more is newer, whatever its number: the window counts from what it acknowledges, and the old
     # one counted from there would reach farther than was ever offered.
-    if not (seq_gt(s.h.ack, c.snd_una) or seq_lt(c.snd_wl1, s.h.seq)
-            or (c.snd_wl1 == s.h.seq and seq_leq(c.snd_wl2, s.h.ack))):
+    if not (acked or seq_lt(c.snd_wl1, s.h.seq) or (c.snd_wl1 == s.h.seq and seq_leq(c.snd_wl2, s.h.ack))):
         return False
     c.snd_wl1 = s.h.seq
     c.snd_wl2 = s.h.ack
@@ -136,20 +138,25 @@ cdef void measure(tcb *c, const arrival *s) noexcept nogil:
             rtt_sample(c, <ns_t>ticks * TS_TICK_NS)
 
 
-cdef void advance(tcb *c, seq_t ack, uint32_t acked) noexcept nogil:
+cdef void advance(tcb *c, seq_t ack, ack_news *a) noexcept nogil:
     c.snd_una = ack
-    c.bytes_acked += acked
+    board_ack(&c.sb, ack, &a.k)
+    c.rack_highest = seq_max(c.rack_highest, ack)
+    c.bytes_acked += a.acked
     c.progress = c.home.ctx.now
     sq_release(c, c.snd_end if seq_gt(ack, c.snd_end) else ack)
     if has(c, TF_PATH) and c.way.nbr != NULL:
         path_confirm(c.home.net, &c.way)
 
 
-cdef void restart_timer(tcb *c) noexcept nogil:
+cdef void restart_timer(tcb *c, bint reordering) noexcept nogil:
     """RFC 6298 5.2 and 5.3. The back-off stays until a segment that was sent once is acknowledged."""
     c.retries = 0
     c.probes = 0
-    rtx_arm(c, RTX_DATA if flight(c) else RTX_NONE)
+    if flight(c) == 0:
+        rtx_arm(c, RTX_NONE)
+    elif not reordering:
+        rtx_restart(c)
 
 
 cdef void tell_writer(tcb *c) noexcept nogil:

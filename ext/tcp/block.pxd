@@ -5,9 +5,9 @@ decided elsewhere: input, output, recovery, timers, close.
 
     sequence space of the sender                          of the receiver
 
-    snd_una    rtx_nxt    lost_edge   snd_nxt   snd_end    rcv_nxt             rcv_adv
-    -+----------+-----------+-----------+---------+-       -+-------------------+-
-     | sent again|  lost     | in flight | unsent  |         | window promised    |
+    snd_una                           snd_nxt   snd_end    rcv_nxt             rcv_adv
+    -+---------------------------------+---------+-       -+-------------------+-
+     | on the scoreboard                | unsent  |         | window promised    |
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -61,7 +61,15 @@ cdef enum:
 
 cdef enum:
     # Of `flags2`, for which `flags` has no bit left
-    TF2_NONE = 0
+    TF2_REORDERS = 1 << 0       # the network has been seen to reorder (RFC 8985)
+    TF2_DSACK_ROUND = 1 << 1    # dsack_round holds
+    TF2_PROBE_DUE = 1 << 2      # a tail loss probe in the next egress
+    TF2_PROBED = 1 << 3         # one is unanswered: probe_end holds
+    TF2_PROBE_RESENT = 1 << 4   # it repeated data
+    TF2_UNDO = 1 << 5           # the last reduction of the window may turn out to be needless: prior_* hold
+    TF2_RESENT = 1 << 6         # something has been sent again since: resent_ts and undo_resent hold
+    TF2_FRTO = 1 << 7           # whether a time-out was spurious is being found out (RFC 5682)
+    TF2_FRTO_NEW = 1 << 8       # new data goes before lost data, to find it out
 
 cdef enum:
     # What the timer `rtx` stands for
@@ -69,6 +77,8 @@ cdef enum:
     RTX_SYN = 1                 # our SYN or SYN-ACK
     RTX_DATA = 2                # retransmission time-out (RFC 6298)
     RTX_PERSIST = 3             # zero-window probe
+    RTX_REORDER = 4             # what may only be late becomes lost (RFC 8985 6.3)
+    RTX_PROBE = 5               # tail loss probe (RFC 8985 7)
 
 cdef enum:
     # What the timer `life` stands for
@@ -94,12 +104,26 @@ cdef struct interval:
     seq_t start
     seq_t end
 
-# Sender: what the peer has selectively acknowledged; disjoint, ascending (see sack.pxd).
+cdef enum:
+    RUNS_FEW = 2
+
+# Sender: bytes next to each other that left together and share their fate (see scoreboard.pxd).
+cdef struct sent_run:
+    ns_t at                     # when they were sent last
+    seq_t start
+    uint8_t fate                # RUN_*
+
+# What became of everything in flight.
 cdef struct scoreboard:
-    interval *v
+    sent_run *heap              # NULL: there are few
+    uint16_t first
     uint16_t n
     uint16_t cap
-    uint32_t total              # bytes in all intervals
+    seq_t end
+    uint32_t held               # bytes that the peer holds
+    uint32_t lost               # bytes lost, and not sent again since
+    uint32_t resent             # bytes sent again and in flight
+    sent_run few[RUNS_FEW]
 
 # Receiver: a run of contiguous data that came out of order: packets linked by next.
 cdef struct ooo_run:
@@ -223,10 +247,27 @@ cdef struct tcb:
     uint8_t backoff             # doublings of the time-out, until a round trip is measured again
     uint8_t retries             # time-outs since the last progress
     seq_t recover               # snd_nxt when the recovery began
-    seq_t lost_edge             # what is unacknowledged below it is lost
-    seq_t rtx_nxt               # lost data below it has been sent again
     uint32_t reno_sacked        # bytes that duplicate ACKs stand for, without SACK
     scoreboard sb
+    # RACK (see rack.pxd): the segment delivered that was sent last
+    ns_t rack_at
+    ns_t rack_rtt
+    seq_t rack_end
+    seq_t rack_highest          # the end of all that was delivered
+    seq_t dsack_round           # until this is acknowledged further DSACKs do not count
+    uint8_t reo_mult            # quarters of min_rtt, minus 1
+    uint8_t reo_persist         # recoveries until it is one again
+    seq_t probe_end             # snd_nxt when the tail loss probe was sent
+    # PRR (RFC 9937), bytes since the recovery began
+    uint32_t prr_delivered
+    uint32_t prr_out
+    uint32_t prr_flight         # RecoverFS
+    # undo (see undo.pxd)
+    uint32_t prior_cwnd
+    uint32_t prior_ssthresh
+    seq_t undo_una              # snd_una then
+    uint32_t undo_resent        # bytes sent again since, less those that were reported as duplicates
+    uint32_t resent_ts          # the timestamp of the first of them
     # --- round trip time, ns (RFC 6298)
     ns_t srtt
     ns_t rttvar

@@ -10,7 +10,7 @@ from ustack._core.inet.inet cimport path_release
 from ustack._core.mem.mblk cimport freemsg
 from ustack._core.tcp.pacing cimport pacing_free
 from ustack._core.tcp.reassembly cimport ooo_free
-from ustack._core.tcp.sack cimport sack_free
+from ustack._core.tcp.scoreboard cimport board_free
 from ustack._core.tcp.tcp cimport TCPS_CLOSED, TCPS_LISTEN, tcp
 from ustack._core.tcp.timers cimport timers_init
 
@@ -133,7 +133,7 @@ cdef void tcb_shed(tcb *c) noexcept nogil:
     c.sq_tail = NULL
     c.sq_cursor = NULL
     ooo_free(&c.ooo)
-    sack_free(&c.sb)
+    board_free(&c.sb)
     pacing_free(c)
 
 

@@ -12,7 +12,7 @@ from ustack._core.tcp.block cimport (
 )
 from ustack._core.tcp.listen cimport listen_close, listen_forget
 from ustack._core.tcp.reassembly cimport ooo_free
-from ustack._core.tcp.sack cimport sack_free
+from ustack._core.tcp.scoreboard cimport board_free
 from ustack._core.tcp.segment cimport seg_reset
 from ustack._core.tcp.tcp cimport (
     TCPS_CLOSE_WAIT, TCPS_CLOSED, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_FIN_WAIT_2,
@@ -127,7 +127,7 @@ cdef void enter_time_wait(tcb *c) noexcept nogil:
     c.state = TCPS_TIME_WAIT
     rtx_arm(c, RTX_NONE)
     ooo_free(&c.ooo)
-    sack_free(&c.sb)
+    board_free(&c.sb)
     append_timewait(c)
     life_arm(c, LIFE_TIME_WAIT, TIME_WAIT_S * NS_SEC)
     tcb_post(c, EV_IN | EV_OUT | EV_HUP)

@@ -24,6 +24,7 @@ from ustack._core.tcp.block cimport (
 from ustack._core.tcp.close cimport conn_end
 from ustack._core.tcp.congestion cimport congestion_start
 from ustack._core.tcp.isn cimport PORT_FIRST, PORT_LAST, isn_of, port_candidate, port_start, ts_offset_of
+from ustack._core.tcp.rack cimport rack_init
 from ustack._core.tcp.rtt cimport rtt_begin, rtt_init, rtt_sample
 from ustack._core.tcp.segment cimport seg_open_path, seg_sizes, seg_syn
 from ustack._core.tcp.tcp cimport (
@@ -237,8 +238,6 @@ cdef void synchronize(tcb *c, seq_t iss) noexcept nogil:
     c.snd_end = iss + 1
     c.snd_sml = iss
     c.recover = iss
-    c.lost_edge = iss
-    c.rtx_nxt = iss
     c.snd_wnd = 0
     c.snd_wnd_max = 0
     c.backoff = 0
@@ -310,8 +309,7 @@ cdef void established(tcb *c, const arrival *s) noexcept nogil:
     c.snd_wnd_max = c.snd_wnd
     c.snd_wl1 = s.h.seq
     c.snd_wl2 = s.h.ack
-    c.rtx_nxt = c.snd_una
-    c.lost_edge = c.snd_una
+    rack_init(c)
     c.quick = QUICK_ACKS
     c.last_sent = s.t.ctx.now
     congestion_start(c)

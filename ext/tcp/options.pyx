@@ -7,10 +7,9 @@ from libc.string cimport memset
 from ustack._core.base.types cimport NS_MS, NS_NEVER
 from ustack._core.tcp.ack cimport DELACK_MS, ack_soon
 from ustack._core.tcp.block cimport (
-    CA_RECOVERY, TF_ACK_DELAYED, TF_CORK, TF_KEEPALIVE, TF_NODELAY, TF_OOBINLINE, TF_PATH, TF_QUICKACK,
+    TF_ACK_DELAYED, TF_CORK, TF_KEEPALIVE, TF_NODELAY, TF_OOBINLINE, TF_PATH, TF_QUICKACK,
     TF_REUSEADDR, TF_REUSEPORT, TF_SACK, TF_TS, TF_WSCALE, flight, has, mark, tcb, unsent,
 )
-from ustack._core.tcp.recovery cimport lost_unsent
 from ustack._core.tcp.pacing cimport pacing_rate, pacing_set
 from ustack._core.tcp.rtt cimport RTO_INIT_MS, rto_backed_off
 from ustack._core.tcp.tcp cimport (
@@ -221,8 +220,9 @@ cdef void info_windows(const tcb *c, tcp_info *info) noexcept nogil:
     info.snd_wnd = c.snd_wnd
     info.rcv_wnd = rcv_window(c)
     info.unacked = flight(c)
-    info.sacked = c.sb.total
-    info.lost = lost_unsent(c) if c.ca_state >= CA_RECOVERY else 0
+    info.sacked = c.sb.held
+    info.lost = c.sb.lost
+    info.retrans = c.sb.resent
     info.notsent = unsent(c)
     info.rcv_queued = c.rq_len
 

@@ -3,12 +3,13 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from ustack._core.base.counters cimport C_TCP_RETRANS, C_TCP_RETRANS_BYTES, count, count_n
-from ustack._core.base.seq cimport seq_gt, seq_max, seq_min, seq_t
+from ustack._core.base.seq cimport seq_gt, seq_t
 from ustack._core.base.types cimport ns_t
 from ustack._core.mem.mblk cimport mblk
 from ustack._core.tcp.ack cimport ack_interactive
 from ustack._core.tcp.block cimport (
-    CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, TF_ACK_DELAYED, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED,
+    CA_OPEN, CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_REORDER, TF2_FRTO, TF2_FRTO_NEW, TF2_PROBE_DUE,
+    TF_ACK_DELAYED, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED,
     TF_FORCE_RTX, TF_MORE, TF_NODELAY, TF_PUSH, TF_SHUT_WR, fin_sent, flight, has, interval, snd_limit, tcb, unsent,
 )
 from ustack._core.tcp.congestion cimport initial_window
@@ -16,13 +17,15 @@ from ustack._core.tcp.pacing cimport pacing_holds
 from ustack._core.tcp.queue cimport sq_window
 from ustack._core.tcp.recovery cimport pipe
 from ustack._core.tcp.rtt cimport rtt_begin, ts_now
-from ustack._core.tcp.sack cimport sack_hole
+from ustack._core.tcp.scoreboard cimport board_lost, board_resent, board_sent
 from ustack._core.tcp.segment cimport seg_ack, seg_room, seg_send
 from ustack._core.tcp.tcp cimport (
     TCPS_CLOSE_WAIT, TCPS_CLOSED, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_LAST_ACK, TCPS_LISTEN,
     TCPS_SYN_SENT,
 )
-from ustack._core.tcp.timers cimport rtx_arm
+from ustack._core.tcp.timers cimport rtx_arm, rtx_resume, rtx_sent
+from ustack._core.tcp.tlp cimport tlp_sent, tlp_tail
+from ustack._core.tcp.undo cimport undo_resent
 from ustack._core.tcp.window cimport snd_window_left
 from ustack._core.wire.tcp cimport TH_FIN, TH_PSH
 
@@ -104,13 +107,12 @@ cdef void note_new_data(tcb *c, uint32_t n) noexcept nogil:
     c.flags &= ~TF_PUSH
 
 
-cdef bint send_new(tcb *c) noexcept nogil:
-    cdef uint32_t n = new_data_to_send(c)
-    cdef bint fin = fin_to_send(c, n)
+cdef bint send_n(tcb *c, uint32_t n, bint fin) noexcept nogil:
+    """n bytes of new data, or the FIN, or both."""
     cdef uint8_t flags = 0
     cdef mblk *payload = NULL
     cdef seq_t seq = c.snd_nxt
-    if n == 0 and not fin:
+    if not board_sent(&c.sb, seq, seq + n + fin, c.home.ctx.now):
         return False
     if n:
         payload = sq_window(c, seq, n)
@@ -124,15 +126,21 @@ cdef bint send_new(tcb *c) noexcept nogil:
         flags |= TH_FIN
     note_new_data(c, n)
     c.snd_nxt = seq + n + fin
+    c.prr_out += n + fin
     return seg_send(c, flags, seq, payload, n) >= 0
 
 
-# --- lost data ----------------------------------------------------------------------------------------------------
-cdef uint32_t lost_to_send(tcb *c, interval *hole) noexcept nogil:
+cdef bint send_new(tcb *c) noexcept nogil:
+    cdef uint32_t n = new_data_to_send(c)
+    cdef bint fin = fin_to_send(c, n)
+    return (n or fin) and send_n(c, n, fin)
+
+
+# --- what was sent before -----------------------------------------------------------------------------------------
+cdef uint32_t lost_to_send(const tcb *c, interval *hole) noexcept nogil:
     """How much of the first hole the next packet repeats; 0: none now."""
     cdef uint32_t used, room, n
-    if c.ca_state < CA_RECOVERY or not sack_hole(
-            &c.sb, seq_max(c.rtx_nxt, c.snd_una), seq_min(c.lost_edge, c.snd_nxt), hole):
+    if c.flags2 & TF2_FRTO_NEW or not board_lost(&c.sb, hole):
         return 0
     used = pipe(c)
     room = c.cwnd - used if c.cwnd > used else 0
@@ -146,41 +154,72 @@ cdef uint32_t lost_to_send(tcb *c, interval *hole) noexcept nogil:
     return n
 
 
-cdef bint send_lost(tcb *c) noexcept nogil:
-    cdef interval hole
-    cdef uint32_t n = lost_to_send(c, &hole)
-    cdef uint32_t data
+cdef bint send_again(tcb *c, seq_t seq, uint32_t n) noexcept nogil:
+    """n sequence numbers from seq on, the FIN's perhaps among them."""
+    cdef uint32_t data = n
     cdef uint8_t flags = 0
     cdef mblk *payload = NULL
-    if n == 0:
-        return False
-    c.flags &= ~TF_FORCE_RTX
-    data = n
-    if seq_gt(hole.start + n, c.snd_end):
+    if seq_gt(seq + n, c.snd_end):
         flags = TH_FIN
         data -= 1
     if data:
-        payload = sq_window(c, hole.start, data)
+        payload = sq_window(c, seq, data)
         if payload == NULL:
             return False
-        if hole.start + data == c.snd_end:
+        if seq + data == c.snd_end:
             flags |= TH_PSH
-    c.rtx_nxt = hole.start + n
+    board_resent(&c.sb, seq, seq + n, c.home.ctx.now)
+    c.prr_out += n
     c.rtt_start = 0                     # Karn
     c.rtx_ts = ts_now(c)
     c.total_retrans += (n + c.snd_mss - 1) // c.snd_mss
     c.bytes_retrans += data
     count(&c.home.ctx.n, C_TCP_RETRANS)
     count_n(&c.home.ctx.n, C_TCP_RETRANS_BYTES, data)
-    return seg_send(c, flags, hole.start, payload, data) >= 0
+    return seg_send(c, flags, seq, payload, data) >= 0
+
+
+cdef bint send_lost(tcb *c) noexcept nogil:
+    cdef interval hole
+    cdef uint32_t n
+    if c.sb.lost == 0:
+        return False
+    n = lost_to_send(c, &hole)
+    if n == 0:
+        return False
+    c.flags &= ~TF_FORCE_RTX
+    undo_resent(c, n)
+    if hole.start == c.snd_una and c.rtx_kind != RTX_REORDER:
+        rtx_arm(c, RTX_DATA)
+    return send_again(c, hole.start, n)
+
+
+cdef void send_probe(tcb *c) noexcept nogil:
+    """A tail loss probe: a new segment whatever the congestion window and Nagle say, or else the last one again
+    (RFC 8985 7.3)."""
+    cdef uint32_t n = min(unsent(c), snd_window_left(c), c.snd_mss)
+    cdef bint resent = n == 0
+    cdef seq_t tail
+    c.flags2 &= ~<uint32_t>TF2_PROBE_DUE
+    if c.ca_state != CA_OPEN or flight(c) == 0:
+        return
+    if resent:
+        tail = tlp_tail(c)
+        resent = send_again(c, tail, c.snd_nxt - tail)
+    elif not send_n(c, n, fin_to_send(c, n)):
+        return
+    tlp_sent(c, resent)
+    rtx_arm(c, RTX_DATA)
 
 
 # --- all of it ----------------------------------------------------------------------------------------------------
-cdef void settle_timer(tcb *c) noexcept nogil:
+cdef void settle_timer(tcb *c, bint sent) noexcept nogil:
     """What is in flight is timed; what is queued and may not go is probed for."""
     if flight(c):
-        if c.rtx_kind != RTX_DATA:
-            rtx_arm(c, RTX_DATA)
+        if c.rtx_kind in (RTX_NONE, RTX_PERSIST):
+            rtx_resume(c)
+        if sent:
+            rtx_sent(c)
     elif c.snd_nxt != snd_limit(c):
         if c.rtx_kind != RTX_PERSIST:
             rtx_arm(c, RTX_PERSIST)
@@ -188,23 +227,34 @@ cdef void settle_timer(tcb *c) noexcept nogil:
         rtx_arm(c, RTX_NONE)
 
 
+cdef bint send_all(tcb *c) noexcept nogil:
+    """All that may go. False: the interface is full before that."""
+    cdef seq_t before = c.snd_nxt
+    cdef bint room = True
+    c.flags &= ~TF_CWND_LIMITED
+    if unsent(c):
+        restart_after_idle(c)
+    while True:
+        if seg_room(c) <= 0:
+            room = False
+            break
+        if c.pace != NULL and pacing_holds(c):
+            break
+        if c.flags2 & TF2_PROBE_DUE:
+            send_probe(c)
+            before = c.snd_nxt
+        elif not send_lost(c) and not send_new(c):
+            if not c.flags2 & TF2_FRTO_NEW or c.snd_nxt != c.recover:
+                break
+            c.flags2 &= ~<uint32_t>(TF2_FRTO | TF2_FRTO_NEW)    # no new data may go: lost data then
+    settle_timer(c, c.snd_nxt != before)
+    return room
+
+
 cdef bint output(tcb *c) noexcept nogil:
-    cdef bint full = False
-    if may_carry_data(c):
-        c.flags &= ~TF_CWND_LIMITED
-        if unsent(c):
-            restart_after_idle(c)
-        while True:
-            if seg_room(c) <= 0:
-                full = True
-                break
-            if c.pace != NULL and pacing_holds(c):
-                break
-            if not send_lost(c) and not send_new(c):
-                break
-        settle_timer(c)
+    cdef bint room = not may_carry_data(c) or send_all(c)
     if has(c, TF_ACK_NOW) and c.state not in (TCPS_CLOSED, TCPS_LISTEN, TCPS_SYN_SENT):
-        if full or seg_room(c) <= 0:
+        if not room or seg_room(c) <= 0:
             return False
         seg_ack(c)
-    return not full
+    return room

@@ -33,7 +33,8 @@ cdef void rtt_begin(tcb *c, seq_t seq) noexcept nogil:
 
 
 cdef void rtt_sample(tcb *c, ns_t rtt) noexcept nogil:
-    """RFC 6298 2: alpha 1/8, beta 1/4, K 4; the clock's granularity is far below the minimum."""
+    """RFC 6298 2: alpha 1/8, beta 1/4, K 4. The variance counts for no less than the minimum, as in Linux: the peer may
+    wait so long with an ACK on a path of any length."""
     cdef ns_t error
     if rtt < 1:
         rtt = 1
@@ -48,10 +49,8 @@ cdef void rtt_sample(tcb *c, ns_t rtt) noexcept nogil:
         error = c.srtt - rtt if c.srtt > rtt else rtt - c.srtt
         c.rttvar += (error - c.rttvar) >> 2
         c.srtt += (rtt - c.srtt) >> 3
-    c.rto = c.srtt + 4 * c.rttvar
-    if c.rto < RTO_MIN_MS * NS_MS:
-        c.rto = RTO_MIN_MS * NS_MS
-    elif c.rto > RTO_MAX_MS * NS_MS:
+    c.rto = c.srtt + max(4 * c.rttvar, <ns_t>RTO_MIN_MS * NS_MS)
+    if c.rto > RTO_MAX_MS * NS_MS:
         c.rto = RTO_MAX_MS * NS_MS
 
 

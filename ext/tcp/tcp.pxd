@@ -117,7 +117,8 @@ cdef struct tcp_info:
     uint32_t rcv_wnd            # bytes we offer
     uint32_t unacked            # bytes in flight
     uint32_t sacked
-    uint32_t lost
+    uint32_t lost               # and not sent again since
+    uint32_t retrans            # sent again and in flight
     uint32_t notsent
     uint32_t rcv_queued
     uint64_t bytes_acked

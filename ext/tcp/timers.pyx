@@ -9,14 +9,16 @@ from ustack._core.base.types cimport NS_MS, NS_NEVER, NS_SEC, ns_t
 from ustack._core.base.wheel cimport timer_arm, timer_init, timer_stop
 from ustack._core.tcp.ack cimport delack_fire
 from ustack._core.tcp.block cimport (
-    LIFE_FIN_WAIT_2, LIFE_KEEPALIVE, LIFE_NONE, LIFE_TIME_WAIT, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_SYN,
-    TF_KEEPALIVE, TF_ORPHAN, TF_PUSH, flight, has, mark, snd_limit, tcb,
+    CA_OPEN, LIFE_FIN_WAIT_2, LIFE_KEEPALIVE, LIFE_NONE, LIFE_TIME_WAIT, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_PROBE,
+    RTX_REORDER, RTX_SYN, TF2_PROBE_DUE, TF_KEEPALIVE, TF_ORPHAN, TF_PUSH, flight, has, mark, snd_limit, tcb,
 )
 from ustack._core.tcp.close cimport conn_abort, conn_end
-from ustack._core.tcp.recovery cimport recovery_timeout
+from ustack._core.tcp.recovery cimport recovery_reorder, recovery_timeout
 from ustack._core.tcp.rtt cimport rto_backed_off
+from ustack._core.tcp.scoreboard cimport board_run
 from ustack._core.tcp.segment cimport seg_probe, seg_syn
 from ustack._core.tcp.tcp cimport TCPS_CLOSE_WAIT, TCPS_ESTABLISHED, TCPS_FIN_WAIT_2, TCPS_SYN_SENT
+from ustack._core.tcp.tlp cimport tlp_wait
 from ustack._core.tcp.window cimport snd_window_left
 
 
@@ -38,6 +40,38 @@ cdef void rtx_arm(tcb *c, int kind) noexcept nogil:
     timer_arm(&c.home.ctx.timers, &c.rtx, c.home.ctx.now + wait)
 
 
+cdef void rtx_arm_in(tcb *c, int kind, ns_t wait) noexcept nogil:
+    c.rtx_kind = kind
+    timer_arm(&c.home.ctx.timers, &c.rtx, c.home.ctx.now + wait)
+
+
+cdef ns_t timeout_left(const tcb *c) noexcept nogil:
+    """How long until the oldest byte in flight has waited for a time-out; negative: it has."""
+    return board_run(&c.sb, 0).at + rto_backed_off(c) - c.home.ctx.now
+
+
+cdef void rtx_restart(tcb *c) noexcept nogil:
+    cdef ns_t wait = tlp_wait(c, rto_backed_off(c))
+    if wait:
+        rtx_arm_in(c, RTX_PROBE, wait)
+    else:
+        rtx_arm(c, RTX_DATA)
+
+
+cdef void rtx_sent(tcb *c) noexcept nogil:
+    cdef ns_t wait
+    if c.rtx_kind == RTX_REORDER:
+        return
+    wait = tlp_wait(c, timeout_left(c))
+    if wait:
+        rtx_arm_in(c, RTX_PROBE, wait)
+
+
+cdef void rtx_resume(tcb *c) noexcept nogil:
+    cdef ns_t wait = timeout_left(c)
+    rtx_arm_in(c, RTX_DATA, wait if wait > 0 else 1)
+
+
 cdef void rtx_fire(void *arg, ns_t now) noexcept nogil:
     cdef tcb *c = <tcb *>arg
     cdef int kind = c.rtx_kind
@@ -48,6 +82,13 @@ cdef void rtx_fire(void *arg, ns_t now) noexcept nogil:
         data_timeout(c, now)
     elif kind == RTX_PERSIST:
         persist_timeout(c, now)
+    elif kind == RTX_REORDER:
+        recovery_reorder(c)
+    elif kind == RTX_PROBE and c.ca_state == CA_OPEN:
+        c.flags2 |= TF2_PROBE_DUE
+        mark(c)
+    elif kind == RTX_PROBE:
+        mark(c)
 
 
 cdef bint user_timeout_over(tcb *c, ns_t now) noexcept nogil:

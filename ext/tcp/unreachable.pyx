@@ -12,8 +12,9 @@ from ustack._core.inet.inet cimport (
     ICMP_ERR_ADMIN, ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_PORT, ICMP_ERR_PROTO, ICMP_ERR_TOO_BIG, ICMP_ERR_TTL,
     ip_error,
 )
-from ustack._core.tcp.block cimport CA_RECOVERY, TF_FORCE_RTX, TF_PATH, flight, has, mark, tcb
+from ustack._core.tcp.block cimport TF_PATH, flight, has, tcb
 from ustack._core.tcp.close cimport conn_end
+from ustack._core.tcp.recovery cimport recovery_resend_all
 from ustack._core.tcp.segment cimport seg_sizes
 from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED, TCPS_SYN_SENT, tcp
 
@@ -88,16 +89,5 @@ cdef void too_big(tcb *c, uint32_t mtu) noexcept nogil:
     c.way.mtu = mtu
     seg_sizes(c)
     if flight(c) and c.state not in (TCPS_SYN_SENT, TCPS_SYN_RECEIVED):
-        send_again_smaller(c)
-
-
-cdef void send_again_smaller(tcb *c) noexcept nogil:
-    """What is in flight was dropped for its size, which says nothing about congestion: the windows stay."""
-    if c.ca_state < CA_RECOVERY:
-        c.ca_state = CA_RECOVERY
-        c.recover = c.snd_nxt
-        c.ssthresh = c.cwnd
-    c.rtx_nxt = c.snd_una
-    c.lost_edge = c.snd_nxt
-    c.flags |= TF_FORCE_RTX
-    mark(c)
+        # What is in flight was dropped for its size, which says nothing about congestion.
+        recovery_resend_all(c)

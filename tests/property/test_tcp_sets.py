@@ -1,11 +1,11 @@
-"""The SACK scoreboard and the out-of-order queue against models made of Python sets and dicts."""
+"""The out-of-order queue against models made of Python sets and dicts; the scoreboard has a file of its own."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ustack._core.py.probe_tcp import Host, Reassembly, Scoreboard
+from ustack._core.py.probe_tcp import Host, Reassembly
 
 MASK = 0xFFFFFFFF
 # Near zero, near 2^31, and across 2^32
@@ -26,63 +26,6 @@ def runs(members: set[int]) -> list[tuple[int, int]]:
 
 def absolute(base: int, intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return [((base + a) & MASK, (base + b) & MASK) for a, b in intervals]
-
-
-@given(BASES, PIECES)
-def test_scoreboard_is_a_set(base: int, pieces: list[tuple[int, int]]):
-    board, model = Scoreboard(), set[int]()
-    for start, n in pieces:
-        new = set(range(start, start + n)) - model
-        assert board.add(base + start, base + start + n) == len(new)
-        model |= new
-        assert board.intervals() == absolute(base, runs(model))
-        assert board.total == len(model)
-
-
-@given(BASES, PIECES, st.integers(0, 300))
-def test_scoreboard_forgets_what_is_acknowledged(base: int, pieces: list[tuple[int, int]], una: int):
-    board, model = Scoreboard(), set[int]()
-    for start, n in pieces:
-        board.add(base + start, base + start + n)
-        model |= set(range(start, start + n))
-    board.advance(base + una)
-    model = {x for x in model if x >= una}
-    assert board.intervals() == absolute(base, runs(model))
-    assert board.total == len(model)
-
-
-@given(BASES, PIECES, st.integers(0, 300), st.integers(0, 100))
-def test_scoreboard_questions(base: int, pieces: list[tuple[int, int]], start: int, n: int):
-    board, model = Scoreboard(), set[int]()
-    for a, k in pieces:
-        board.add(base + a, base + a + k)
-        model |= set(range(a, a + k))
-    wanted = set(range(start, start + n))
-    assert board.within(base + start, base + start + n) == len(wanted & model)
-    missing = sorted(wanted - model)
-    hole = board.hole(base + start, base + start + n)
-    if not missing:
-        assert hole is None
-    else:
-        assert hole == absolute(base, [runs(set(missing))[0]])[0]
-
-
-@given(BASES, PIECES, st.integers(1, 30))
-def test_lost_below_is_rfc_6675(base: int, pieces: list[tuple[int, int]], mss: int):
-    """IsLost, byte by byte, straight from the RFC."""
-    board, model = Scoreboard(), set[int]()
-    for a, k in pieces:
-        board.add(base + 1 + a, base + 1 + a + k)
-        model |= set(range(1 + a, 1 + a + k))
-
-    def is_lost(x: int) -> bool:
-        above = [r for r in runs(model) if r[0] > x]
-        return len(above) >= 3 or sum(b - a for a, b in above) > 2 * mss
-
-    edge = (board.lost_below(base, mss) - base) & MASK
-    for x in range(300):
-        if x not in model:
-            assert is_lost(x) == (x < edge)
 
 
 @settings(max_examples=200)

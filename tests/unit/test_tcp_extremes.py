@@ -174,7 +174,7 @@ def test_the_timer_starts_anew_with_each_new_ack_and_stops_with_the_last():
     p.after(0.15)
     p.recv_nothing()
     p.send("A", 1, 201)                         # an old one does not
-    p.after(0.06)
+    p.after(0.12)                               # the time-out is the round trip, that has been 0.15 s, and 0.2 s
     assert len(p.recv_all()) >= 1
     p.send("A", 1, 301)
     p.after(100)

@@ -425,16 +425,16 @@ def test_a_virtual_stack_runs_on_trios_clock() -> None:
                 a.add_interface(here, ["10.0.0.1/24"])
                 b.add_interface(there, ["10.0.0.2/24"])
 
-                async def carry(source: ustack.Pipe, sink: ustack.Pipe) -> None:
-                    while True:
+                async def carry() -> None:
+                    while True:         # one task: trio would wake two of them in any order
                         await trio.sleep(0.02)
-                        for _, packet in source.drain():
-                            packets.append((a.now_ns(), packet))
-                            sink.inject(packet)
+                        for source, sink in ((here, there), (there, here)):
+                            for _, packet in source.drain():
+                                packets.append((a.now_ns(), packet))
+                                sink.inject(packet)
 
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(carry, here, there)
-                    nursery.start_soon(carry, there, here)
+                    nursery.start_soon(carry)
                     left, right = await connected((a, b, "10.0.0.2"))
                     async with trio.open_nursery() as both:
                         both.start_soon(fill, left, 1, 300_000)
