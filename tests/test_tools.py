@@ -90,3 +90,55 @@ def test_requirements_of_groups_include_what_they_include():
     assert requirements.requirements(project, "extra") == ["e"]
     with pytest.raises(SystemExit, match="'c'"):
         requirements.requirements(project, "c")
+
+
+# --- the table of docs/performance.md ---------------------------------------------------------------------------------
+
+bench_table = load_tool("bench_table")
+
+
+def bench_document(*names, not_run=(), **changes):
+    row = {
+        "unit": "Gbit/s", "better": "higher", "ustack": 12345.6, "baseline": 2.0, "baseline_name": "kernel",
+        "ratio": 1.5, "rounds": 7,
+    }  # fmt: skip
+    notes = {"spread": [1.25, float("inf")], "target": 1.0, "holds": True, "aim": 1.3}
+    rows = [row | changes | {"notes": notes | {"full_name": n} | changes.get("notes", {})} for n in names]
+    machine = {"cpu": "a CPU", "cpus": 2, "kernel": "6.18", "python": "3.11", "background_cpus": 0.02}
+    return {"machine": machine, "rows": rows, "not_run": dict.fromkeys(not_run, "no TAP")}
+
+
+def test_a_row_of_the_table():
+    text = bench_table.table([bench_document("a.block")])
+    assert "a CPU, 2 CPUs, Linux 6.18, Python 3.11; at most 7 rounds; 0.02 CPUs busy" in text
+    assert "| `a.block` | 12,346 | 2 | Gbit/s | 1.50 (1.25 .. inf) | ≥ 1 | 1.3 | yes | kernel |\n" in text
+    text = bench_table.table([bench_document("a.block", better="lower", notes={"holds": False})])
+    assert "| ≤ 1 | 1.3 | **no** |" in text
+
+
+def test_runs_in_parts_make_one_table():
+    text = bench_table.table([bench_document("a", "b", not_run=["c", "d"]), bench_document("c", "a", ratio=9.0)])
+    assert [line[3] for line in text.splitlines() if line.startswith("| `")] == ["a", "b", "c"]
+    assert "| 9.00 (" in text.splitlines()[4]
+    assert text.endswith("\nNot run: `d`: no TAP\n")
+
+
+def test_the_figures_of_a_page_are_replaced(tmp_path, capsys):
+    rows, page = tmp_path / "rows.json", tmp_path / "page.md"
+    rows.write_text(bench_table.json.dumps(bench_document("a.block")))
+    page.write_text(f"before\n{bench_table.BEGIN}former\n{bench_table.END}after\n")
+    for _ in range(2):
+        assert bench_table.main([str(rows), "--into", str(page)]) == 0
+        text = page.read_text()
+        assert text.startswith(f"before\n{bench_table.BEGIN}\na CPU")
+        assert text.endswith(f"|\n\n{bench_table.END}after\n")
+        assert "former" not in text
+    page.write_text("no marks\n")
+    assert bench_table.main([str(rows), "--into", str(page)]) == 1
+    assert page.read_text() == "no marks\n"
+    assert "needs a line" in capsys.readouterr().err
+
+
+def test_the_page_has_the_marks():
+    page = (bench_table.Path(__file__).parent.parent / "docs/performance.md").read_text()
+    assert f"{bench_table.BEGIN}\nnew\n\n{bench_table.END}" in bench_table.replaced(page, "new\n")

@@ -80,12 +80,13 @@ class Kind:
     params: dict[str, Any] = field(default_factory=dict)
     free_baseline: bool = False  # the baseline may choose its placement
     fresh: bool = False  # each run of ours has a new process
+    enough: int = 99  # rounds beyond which more of them say no more
     whole: Callable[[Measurement], float] | None = None  # instead of `value`: of all that was measured
 
 
 CHUNKS = {"chunk": CHUNK}
-BULK_OUT = Kind("bulk.out", throughput, "Gbit/s", "higher", 0.8, 0.3, CHUNKS, free_baseline=True)
-BULK_IN = Kind("bulk.in", throughput, "Gbit/s", "higher", 0.8, 0.3, CHUNKS, free_baseline=True)
+BULK_OUT = Kind("bulk.out", throughput, "Gbit/s", "higher", 0.6, 0.3, CHUNKS, free_baseline=True)
+BULK_IN = Kind("bulk.in", throughput, "Gbit/s", "higher", 0.6, 0.3, CHUNKS, free_baseline=True)
 CPU_OUT = replace(BULK_OUT, unit="s/GB", better="lower", whole=cpu_per_gb)
 CPU_IN = replace(BULK_IN, unit="s/GB", better="lower", whole=cpu_per_gb)
 SUMS_OUT = replace(BULK_OUT, unit="B", better="lower", whole=summed_apart, seconds=0.3, free_baseline=False)
@@ -109,8 +110,8 @@ SEND_CALL = Kind("send_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 8})
 RECV_CALL_MEMORY = Kind("alone.recv_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 1024})
 SEND_CALL_MEMORY = Kind("alone.send_call", call_time, "ns", "lower", 0.2, 0.1, {"block": 64})
 CROWD = Kind("alone.crowd", call_time, "ns", "lower", 0.3, 0.05, {"connections": 100_000, "setup": 60})
-HOLD = Kind("hold", bytes_each, "B", "lower", 0.0, 0.0, {"count": 10_000, "warm": 500}, fresh=True)
-IDLE_WAKEUPS = Kind("idle", wakeups, "1/s", "lower", 2.0, 1.0, {"settle": 1.5})
+HOLD = Kind("hold", bytes_each, "B", "lower", 0.0, 0.0, {"count": 10_000, "warm": 500}, fresh=True, enough=3)
+IDLE_WAKEUPS = Kind("idle", wakeups, "1/s", "lower", 2.0, 1.0, {"settle": 1.5}, enough=3)
 IDLE_CPU = replace(IDLE_WAKEUPS, value=cpu_percent, unit="%")
 
 

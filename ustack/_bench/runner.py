@@ -136,8 +136,9 @@ class Runner:
         if not case.kind.fresh:
             ours()  # the first run resolves addresses, touches memory
         runs: list[tuple[Measurement, Measurement | None]] = []
-        for k in range(self.rounds):
-            self.tell(f"{case.full_name}  {k + 1}/{self.rounds}")
+        rounds = min(self.rounds, case.kind.enough)
+        for k in range(rounds):
+            self.tell(f"{case.full_name}  {k + 1}/{rounds}")
             if case.limit:
                 runs.append((ours(), None))
             elif k % 2:
