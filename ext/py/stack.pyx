@@ -57,18 +57,21 @@ def _mark_forked() -> None:
 os.register_at_fork(after_in_child=_mark_forked)
 
 
-cdef int set_defaults(driver *d, congestion, syn_cookies) except -1:
-    """What is TCP's, before anything runs."""
-    cdef bytes name
+cdef int check_defaults(congestion, syn_cookies) except -1:
     if not isinstance(congestion, str):
         raise TypeError(f"congestion is the name of a congestion control, not {congestion!r}")
-    name = congestion.encode()
-    if tcp_default_congestion(&d.eng.tcp, name, len(name)) < 0:
+    if congestion not in ("cubic", "reno"):
         raise ValueError(f'congestion is "cubic" or "reno", not {congestion!r}')
     if syn_cookies not in _COOKIES:
         raise ValueError(f'syn_cookies is "auto", "always" or "never", not {syn_cookies!r}')
-    d.eng.tcp.cookies = _COOKIES[syn_cookies]
     return 0
+
+
+cdef int set_defaults(driver *d, congestion, syn_cookies) except -1:
+    """What is TCP's, before anything runs."""
+    cdef bytes name = congestion.encode()
+    d.eng.tcp.cookies = _COOKIES[syn_cookies]
+    return check(tcp_default_congestion(&d.eng.tcp, name, len(name)))
 
 
 class VirtualClock:
@@ -142,6 +145,7 @@ cdef class Stack:
                 raise TypeError(f"busy_poll is a number of seconds, not {busy_poll!r}")
             if not 0 <= busy_poll < 1e9:
                 raise ValueError("busy_poll is a number of seconds, 0 or more")
+        check_defaults(congestion, syn_cookies)
         raw = os.urandom(32) if seed is None else _seed_bytes(seed)
         for k in range(4):
             words[k] = int.from_bytes(raw[8 * k:8 * k + 8], "little")

@@ -10,7 +10,7 @@ import ustack
 
 
 @pytest.mark.parametrize("arguments", [
-    {"memory": "1M"}, {"clock": 5}, {"busy_poll": "long"}, {"seed": 1.5},
+    {"memory": "1M"}, {"clock": 5}, {"busy_poll": "long"}, {"seed": 1.5}, {"congestion": 5},
 ])
 def test_wrong_types_are_named(arguments):
     name = next(iter(arguments))
@@ -23,6 +23,7 @@ def test_wrong_types_are_named(arguments):
 
 @pytest.mark.parametrize("arguments", [
     {"memory": 1}, {"memory": 1 << 70}, {"busy_poll": -1}, {"busy_poll": float("nan")},
+    {"congestion": "bbr"}, {"syn_cookies": "perhaps"}, {"syn_cookies": None},
 ])
 def test_values_out_of_range_are_named(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
