@@ -91,6 +91,17 @@ cdef bint believable(arrival *s) noexcept nogil:
     return True
 
 
+cdef extern from * nogil:
+    """
+    static inline void fetch(const void *p, size_t n)
+    {
+        for (const char *line = (const char *)p, *end = line + n; line < end; line += 64)
+            __builtin_prefetch(line);
+    }
+    """
+    void fetch(const void *p, size_t n)
+
+
 cdef tcb *find(arrival *s, bint listener) noexcept nogil:
     cdef flow key
     cdef flow_entry *e
@@ -103,7 +114,11 @@ cdef tcb *find(arrival *s, bint listener) noexcept nogil:
         e = flow_find_local(&s.t.listeners, &s.ip.dst, s.h.dport)
     else:
         e = flow_find(&s.t.conns, &key)
-    return <tcb *>e.owner if e != NULL else NULL
+    if e == NULL:
+        return NULL
+    # Among very many connections nothing of this one is in the cache: fetch it in one go, not line by line.
+    fetch(e.owner, sizeof(tcb))
+    return <tcb *>e.owner
 
 
 cdef void tcp_input(void *proto, mblk *taken, const ip_packet *ip) noexcept nogil:
