@@ -691,7 +691,7 @@ cdef int check(play *y) noexcept nogil:
     y.edge = c.rcv_adv
     if seq_gt(c.snd_una, c.snd_nxt) or seq_gt(c.snd_nxt, c.snd_end + 1):
         return BROKEN_NUMBERS
-    if c.sb.total > flight(c):
+    if c.sb.held + c.sb.lost + c.sb.resent > flight(c):
         return BROKEN_SACK
     if c.ooo.n > OOO_RUNS:
         return BROKEN_RUNS

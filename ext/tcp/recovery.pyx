@@ -117,7 +117,7 @@ cdef void prr(tcb *c, uint32_t delivered, bint safe) noexcept nogil:
         n = min(n, <int64_t>c.ssthresh - used)
     if c.prr_out == 0 and n < c.snd_mss:
         n = c.snd_mss                   # the first retransmission goes at once
-    c.cwnd = <uint32_t>(used + (n if n > 0 else 0))
+    c.cwnd = max(<uint32_t>(used + (n if n > 0 else 0)), c.snd_mss)
 
 
 # --- entering and leaving -----------------------------------------------------------------------------------------
