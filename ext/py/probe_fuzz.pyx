@@ -324,6 +324,7 @@ cdef bint make(play *y, const uint8_t *data, size_t n) noexcept nogil:
     if engine_init(&y.e, y.now, 1 << 18 if y.budget else 0, &seed, 1) < 0:
         return False
     take_spare(y)
+    y.e.tcp.syn_max = 4         # strangers fill the queue soon: then cookies go out
     if engine_add_link(&y.e, y.dev, &y.made) < 0 or inet_add_addr(&y.e.net, &y.made.ifp, &a, 96 + 24) < 0:
         return False
     return inet_add_route(&y.e.net, &anywhere, 96, &gateway, NULL) == 0
