@@ -101,6 +101,16 @@ def test_a_wire_without_offloads_carries_packets_of_the_mtu(measured, wire):
 
 @pytest.mark.root
 @pytest.mark.tun
+def test_rows_in_c(tmp_path):
+    names = [f"{n}.block.same.c" for n in ("tcp.bulk.tap.to_linux", "tcp.rtt.tap", "udp.pps.one", "tcp.bulk.memory")]
+    status, result = bench(tmp_path, *names)
+    assert status == 0, result["not_run"]
+    assert [row["notes"]["full_name"] for row in result["rows"]] == [*names[:1], names[3], *names[1:3]]
+    assert all(row["api"] == "c" and row["ustack"] > 0 and row["baseline"] > 0 for row in result["rows"])
+
+
+@pytest.mark.root
+@pytest.mark.tun
 def test_what_the_figures_show_is_measured(tmp_path, monkeypatch, capsys):
     from ustack._bench import plots
 

@@ -1,5 +1,7 @@
 """The loops of ``ustack bench`` over sockets without Python objects. What they measure is nobody's business here."""
 
+import socket
+import threading
 from array import array
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import ustack
 from ustack._bench.alone import ALONE
 from ustack._bench.duets import Crowded, Memory
+from ustack._core.py.bench_loops import Loops
 from ustack._core.py.bench_sockets import Accepted, Crowd
 
 
@@ -93,3 +96,67 @@ def test_the_work_of_a_crowd(at_random):
     assert figures["count"] == 6000
     assert crowded.crowd(20) is crowded.crowd(20)
     crowded.close()
+
+
+@pytest.fixture(params=["kernel", "ours"])
+def make(request):
+    """Makes connected pairs."""
+    if request.param == "kernel":
+        yield socket.socketpair
+        return
+    memory = Memory()
+    yield memory.pair
+    for stack in memory.stacks:
+        stack.close()
+
+
+def test_loops_over_a_stream(make):
+    a, b = make()
+    with a, b:
+        thread = threading.Thread(target=Loops(b, 100).echo)
+        thread.start()
+        times = Loops(a, 100).ping_pong(0.01)
+        assert times.typecode == "q"
+        assert len(times) > 0
+        assert min(times) > 0
+        a.shutdown(socket.SHUT_WR)
+        thread.join()
+    a, b = make()
+    with a, b:
+        total, seconds = Loops(a, 1000).exchange_for(Loops(b, 1000), 0.01)
+        assert total >= 1000
+        assert total % 1000 == 0
+        assert seconds >= 0.01
+        sent = []
+        thread = threading.Thread(target=lambda: (sent.append(Loops(a, 5000).send_for(0.01)), a.shutdown(1)))
+        thread.start()
+        first, rest, _ = Loops(b, 5000).receive_all()
+        thread.join()
+        assert first + rest == sent[0]
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_loops_over_datagrams(ours):
+    stack = ustack.Stack() if ours else None
+    a, b = (stack.socket(2, 2) if stack else socket.socket(2, 2) for _ in range(2))
+    with a, b:
+        for s in (a, b):
+            s.bind(("127.0.0.1", 0))
+        a.connect(b.getsockname())
+        b.connect(a.getsockname())
+        got = []
+        thread = threading.Thread(target=lambda: got.append(Loops(b, 100).receive_datagrams(4)))
+        thread.start()
+        sent = Loops(a, 100).send_datagrams_for(0.01, 16)
+        thread.join()
+        assert got[0][0] == sent > 0
+    if stack:
+        stack.close()
+
+
+def test_loops_over_a_socket_that_ended_say_so():
+    a, b = socket.socketpair()
+    with a:
+        b.close()
+        with pytest.raises(BrokenPipeError):
+            Loops(a, 10).ping_pong(1.0)

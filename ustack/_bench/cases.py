@@ -283,6 +283,17 @@ CASES: list[Case | Checksum] = [
 ]
 
 
+def _in_c(case: Case) -> Case:
+    """The same with its loops in C, for who asks for it by name."""
+    return replace(case, api="c", default=False)
+
+
+IN_C = {"bulk.out", "bulk.in", "rtt", "udp.out", "udp.in", "alone.bulk"}  # of work_c
+CASES += [
+    _in_c(c) for c in CASES if isinstance(c, Case) and c.kind.work in IN_C and not c.kind.whole and c.api == "python"
+]
+
+
 def choose(names: Sequence[str]) -> tuple[list[Case | Checksum], list[str]]:
     """The cases below the names given (without names: the default ones), and the names that fit nothing."""
     if not names:

@@ -75,7 +75,7 @@ class Runner:
     ) -> Measurement:
         """One run."""
         command = {
-            "work": case.kind.work, "wait": case.wait, "congestion": congestion, "seconds": seconds,
+            "work": case.kind.work, "api": case.api, "wait": case.wait, "congestion": congestion, "seconds": seconds,
             **case.kind.params, **params,
         }  # fmt: skip
         began, busy = time.perf_counter(), machine.busy_seconds()
@@ -87,7 +87,7 @@ class Runner:
         if not case.kind.free_baseline:
             congestion = "" if case.kind.work.startswith("udp") else self.congestion[0]
             return Baseline(case.baseline_wire, congestion, case.placement)
-        key = (case.kind.work, case.kind.unit, case.wait, case.baseline_wire)
+        key = (case.kind.work, case.kind.unit, case.wait, case.baseline_wire, case.api)
         if key not in self._best:
             bed = self.beds.get(case.baseline_wire, case.wait == "spin")
             placements = ["cross"] if case.wait == "spin" else ["same", "cross"]

@@ -25,6 +25,7 @@ from ustack._bench import duets
 from ustack._bench.alone import ALONE
 from ustack._bench.hosts import KernelHost, StackHost
 from ustack._bench.work import WORK
+from ustack._bench.work_c import WORK_C, exchange
 
 
 def pin(cpu: int) -> None:
@@ -92,10 +93,13 @@ def cpu_seconds() -> float:
 
 def _ends(host: Any, command: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any], dict[str, Any], float]:
     """Do the work: its figures, and stats, ledger and CPU time as they were before."""
+    in_c = command["api"] == "c"
     if command["end"] == "both":
         before = host.stats(), host.ledger(), cpu_seconds()
-        return ALONE[command["work"]](host, command), *before
-    work = WORK[command["work"]]
+        return (exchange if in_c and command["work"] == "alone.bulk" else ALONE[command["work"]])(
+            host, command
+        ), *before
+    work = (WORK_C if in_c and command["work"] in WORK_C else WORK)[command["work"]]
     if command["end"] == "serve":
         with host.bound(command["ip"], work.kind) as listener:
             answer({"port": listener.getsockname()[1]})
