@@ -47,7 +47,7 @@ cdef inline int64_t now() noexcept nogil:
 
 
 cdef class KernelBatch:
-    """``n`` datagrams of ``size`` bytes a call over a connected, blocking socket of the kernel's: sendmmsg, recvmmsg(2).
+    """``n`` datagrams of ``size`` bytes a call over a connected, blocking socket of the kernel: sendmmsg, recvmmsg(2).
 
     As good a program as C has; Python's own socket module cannot do it. Raises OSError.
     """
