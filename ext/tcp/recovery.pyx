@@ -239,7 +239,7 @@ cdef void ack_in_order(tcb *c, ack_news *a, bint grows) noexcept nogil:
         delivered += count_duplicate(c)
     if a.dsack and undo_all_duplicates(c):
         undo_recovery(c, C_TCP_UNDO_DSACK)
-    if c.sb.held or c.sb.resent:
+    if (c.sb.held or c.sb.resent) and (a.acked or a.k.delivered):
         detect(c)
     if loss_is_certain(c):
         if not has(c, TF_SACK):
@@ -321,6 +321,9 @@ cdef void ack_in_loss(tcb *c, ack_news *a) noexcept nogil:
         return
     if a.acked:
         congestion_acked(c, a.acked)
+        c.reno_sacked = 0
+    elif a.duplicate and seq_gt(c.snd_nxt, c.recover):
+        count_duplicate(c)              # new data has arrived, sent since: room for lost data
     if has(c, TF_SACK) and a.k.delivered:
         detect(c)
     if seq_geq(c.snd_una, c.recover):

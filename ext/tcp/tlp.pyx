@@ -29,13 +29,14 @@ cdef ns_t tlp_wait(const tcb *c, ns_t limit) noexcept nogil:
 
 
 cdef seq_t tlp_tail(const tcb *c) noexcept nogil:
-    """What left in one verb was cut from its beginning on: so its last segment is the rest."""
+    """What left in one verb was cut from its beginning on: so its last segment is the rest. A FIN behind full segments
+    goes by itself."""
     cdef seq_t start = board_run(&c.sb, c.sb.n - 1).start
     cdef uint32_t fin = 1 if fin_sent(c) else 0
     cdef uint32_t n = c.snd_nxt - fin - start
     if n == 0:
         return start
-    return start + (n - 1) // c.snd_mss * c.snd_mss
+    return start + (n - (1 - fin)) // c.snd_mss * c.snd_mss
 
 
 cdef void tlp_sent(tcb *c, bint resent) noexcept nogil:
