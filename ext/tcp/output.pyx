@@ -222,6 +222,7 @@ cdef void settle_timer(tcb *c, bint sent) noexcept nogil:
             rtx_sent(c)
     elif c.snd_nxt != snd_limit(c):
         if c.rtx_kind != RTX_PERSIST:
+            c.progress = c.home.ctx.now     # what waits does so from now on, not since the last ACK
             rtx_arm(c, RTX_PERSIST)
     elif c.rtx_kind != RTX_NONE:
         rtx_arm(c, RTX_NONE)

@@ -37,11 +37,24 @@ cdef void rtx_arm(tcb *c, int kind) noexcept nogil:
         return
     if kind == RTX_PERSIST and wait > PERSIST_MAX_S * NS_SEC:
         wait = PERSIST_MAX_S * NS_SEC
-    timer_arm(&c.home.ctx.timers, &c.rtx, c.home.ctx.now + wait)
+    rtx_arm_in(c, kind, wait)
+
+
+cdef ns_t bounded(const tcb *c, ns_t wait) noexcept nogil:
+    """Not beyond the end of the user timeout (as Linux's tcp_clamp_rto_to_user_timeout)."""
+    cdef ns_t left
+    if c.user_timeout == 0:
+        return wait
+    left = c.progress + c.user_timeout * NS_MS - c.home.ctx.now
+    if left >= wait:
+        return wait
+    return left if left > 0 else 1
 
 
 cdef void rtx_arm_in(tcb *c, int kind, ns_t wait) noexcept nogil:
     c.rtx_kind = kind
+    if kind != RTX_PROBE and kind != RTX_REORDER:
+        wait = bounded(c, wait)
     timer_arm(&c.home.ctx.timers, &c.rtx, c.home.ctx.now + wait)
 
 

@@ -54,7 +54,7 @@ def test_a_stack_has_a_default_and_a_listener_hands_on_its_own():
     with ustack.Stack(congestion="reno") as net:
         server = net.create_server(("127.0.0.1", 7))
         server.setsockopt(us.IPPROTO_TCP, TCP_CONGESTION, b"cubic")
-        with server, net.create_connection(("127.0.0.1", 7), 5) as client:
+        with server, net.create_connection(("127.0.0.1", 7), 60) as client:
             conn, _ = server.accept()
             with conn:
                 assert congestion(client) == b"reno"
@@ -86,11 +86,11 @@ def test_the_receive_buffer_of_a_socket_follows_until_it_is_set(sock: us.socket)
 def test_connections_by_cookie_carry_data(mode: str):
     with ustack.Stack(syn_cookies=mode) as net, net.create_server(("127.0.0.1", 7)) as server:
         for _ in range(3):
-            with net.create_connection(("127.0.0.1", 7), 5) as client:
+            with net.create_connection(("127.0.0.1", 7), 60) as client:
                 client.sendall(b"hello")
                 conn, _ = server.accept()
                 with conn:
-                    conn.settimeout(5)
+                    conn.settimeout(60)
                     assert conn.recv(10) == b"hello"
                     conn.sendall(bytes(100_000))
                     conn.shutdown(us.SHUT_WR)

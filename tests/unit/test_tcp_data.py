@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from tcp_script import MASK, PEER, US, Host, Peer, S, Segment, connected, established, options_bytes
+from tcp_script import MASK, PEER, US, Host, Peer, S, Segment, connected, established, options_bytes, syn_sent
 
 FULL = b"x" * 1460
 
@@ -450,6 +450,36 @@ def test_user_timeout():
     p.after(2.9)
     assert p.conn.error == 0
     p.after(4)
+    assert p.conn.error == errno.ETIMEDOUT
+
+
+def test_user_timeout_is_exact():
+    """Not rounded up to the next of the doubled time-outs (Linux: tcp_clamp_rto_to_user_timeout)."""
+    p = established(user_timeout=10_000)
+    p.conn.send(b"x")
+    p.after(9.9)
+    assert p.conn.state == "ESTABLISHED"
+    p.after(0.2)
+    assert p.conn.error == errno.ETIMEDOUT
+
+
+def test_user_timeout_of_a_connect():
+    p = syn_sent(user_timeout=5000)
+    p.after(4.9)
+    assert p.conn.state == "SYN-SENT"
+    p.after(0.2)
+    assert p.conn.connect_result == -errno.ETIMEDOUT
+
+
+def test_user_timeout_of_a_closed_window_begins_with_what_waits():
+    """Not with the last ACK: an idle connection may have a closed window for ever."""
+    p = established(user_timeout=3000)
+    p.send("A", 1, 1, window=0)
+    p.after(100)
+    p.conn.send(b"waits")
+    p.after(2.9)
+    assert p.conn.state == "ESTABLISHED"
+    p.after(0.2)
     assert p.conn.error == errno.ETIMEDOUT
 
 
