@@ -13,7 +13,7 @@ from ustack._core.base.codes cimport EV_IN, EV_OUT
 from ustack._core.base.ledger cimport LR_TX_COPY
 from ustack._core.base.types cimport ns_t
 from ustack._core.inet.ping cimport ping_meta, ping_recv, ping_send, ping_take_error
-from ustack._core.mem.mblk cimport freemsg, mblk, msgcopyin, msgcopyin_csum
+from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgcopyin, msgcopyin_csum
 from ustack._core.py.driver cimport (
     driver, driver_attend, driver_attended, driver_flush_unlock, driver_lock, driver_try_lock, driver_unlock,
     driver_wait, sock_note)
@@ -23,7 +23,7 @@ from ustack._core.tcp.tcp cimport (
     TCP_RECV_PEEK, TCP_SEND_LATE, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect,
     tcp_connect_result, tcp_recv, tcp_send, tcp_send_hint, tcp_send_room, tcp_state)
 from ustack._core.udp.udp cimport (
-    UDP_OWN_SIZE, udp_connect, udp_meta, udp_recv, udp_room, udp_send, udp_take, udp_take_error)
+    UDP_OWN_SIZE, udp_connect, udp_meta, udp_recv, udp_room, udp_send, udp_take, udp_take_error, udp_train)
 
 cdef enum:
     LATE_WRITE = 32768          # the odd end of so large a write may wait a moment for the next one
@@ -288,9 +288,33 @@ cdef int call_recvfrom(driver *d, sock *s, bint peek, ns_t deadline, bint main_t
     return r
 
 
+cdef mblk *take_train(sock *s, mblk **left, const ipaddr *to, int *n, int *gso_size) noexcept nogil:
+    """The first datagram of a list, with those behind it that may go with it as one packet: of its length, the last of
+    them perhaps shorter. What is received is the same; a link that segments is asked once instead of often."""
+    cdef mblk *m = left[0]
+    cdef mblk *last = m
+    cdef mblk *rest = m.next
+    cdef size_t step = mblk_len(m)
+    cdef size_t size = step
+    cdef int most = udp_train(s.udp, to, step) if rest != NULL and m.cont == NULL else 1
+    n[0] = 1
+    while n[0] < most and size == step and rest != NULL and rest.cont == NULL and 0 < mblk_len(rest) <= step:
+        size = mblk_len(rest)
+        last.next = NULL
+        last.cont = rest
+        last = rest
+        rest = rest.next
+        n[0] += 1
+    last.next = NULL
+    gso_size[0] = <int>step if n[0] > 1 else UDP_OWN_SIZE
+    left[0] = rest
+    return m
+
+
 cdef int call_send_many(driver *d, sock *s, mblk **left, const ipaddr *to, uint16_t port, ns_t deadline,
                         bint main_thread, int *done) noexcept nogil:
     cdef bint tried = False
+    cdef int n, gso_size
     cdef mblk *m
     cdef int r = 0
     driver_lock(d)
@@ -304,11 +328,9 @@ cdef int call_send_many(driver *d, sock *s, mblk **left, const ipaddr *to, uint1
             if r == 0:
                 continue
         else:
-            m = left[0]
-            left[0] = m.next
-            m.next = NULL
-            r = udp_send(s.udp, m, to, port, UDP_OWN_SIZE)
-            done[0] += r == 0
+            m = take_train(s, left, to, &n, &gso_size)
+            r = udp_send(s.udp, m, to, port, gso_size)
+            done[0] += n if r == 0 else 0
         if r != 0:
             break
     if s.note_fd >= 0:

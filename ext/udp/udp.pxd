@@ -74,6 +74,8 @@ cdef int udp_disconnect(udp_pcb *p) noexcept nogil
 # Takes the data. 0 or -errno: -EDESTADDRREQ, -EMSGSIZE, -EACCES (broadcast), -ENETUNREACH, -EHOSTUNREACH,
 # -ENOBUFS, -EAGAIN (interface queue full), or the pending error.
 cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, int gso_size) noexcept nogil
+# How many datagrams of n bytes may be sent as one, with n as gso_size, for the link to part again; 1: each alone.
+cdef int udp_train(udp_pcb *p, const ipaddr *to, size_t n) noexcept nogil
 # Packets for which its path has room now; more than 0 if that is not known yet.
 cdef int udp_room(udp_pcb *p) noexcept nogil
 # Take the first queued datagram (payload chain; *meta filled in), or NULL. peek leaves it queued and returns a dup.

@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 
 from ustack._core.base.addr cimport ip_equal, ip_from4, ip_is_any, ip_is_multicast, ip_to4, ipaddr
 from ustack._core.base.checksum cimport csum_fold
-from ustack._core.base.codes cimport CSUM_PARTIAL, EV_ERR, EV_HUP, EV_IN, EV_OUT, GSO_UDP, IPPROTO_UDP_
+from ustack._core.base.codes cimport CAP_USO, CSUM_PARTIAL, EV_ERR, EV_HUP, EV_IN, EV_OUT, GSO_UDP, IPPROTO_UDP_
 from ustack._core.base.counters cimport C_IP_NOMEM, C_UDP_TX, count
 from ustack._core.base.ready cimport ready_forget
 from ustack._core.inet.demux cimport flow_table_free, flow_table_init
@@ -27,6 +27,8 @@ cdef enum:
     TTL = 64
     RCVBUF = 3 * 212992         # as many small datagrams as Linux's rmem_default: a block of ours holds three of its
     USO_SEGMENTS = 128          # Linux's UDP_MAX_SEGMENTS
+    TRAIN = 60                  # datagrams, a block each: with the headers as many as links gather
+    IP_ROOM = 40                # the longest header in front of it
 
 
 # --- endpoints ------------------------------------------------------------------------------------------------
@@ -249,6 +251,13 @@ cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, int 
         result = transmit(p, way, taken, n, port if to != NULL else p.entry.key.rport, step)
     path_release(p.owner.net, &other)
     return result
+
+
+cdef int udp_train(udp_pcb *p, const ipaddr *to, size_t n) noexcept nogil:
+    if (p.gso_size or n == 0 or p.way.ifp == NULL or to != NULL and not ip_equal(&p.way.dst, to)
+            or path_check(p.owner.net, &p.way) < 0 or not p.way.caps & CAP_USO or n + UDP_LEN + IP_ROOM > p.way.mtu):
+        return 1
+    return min(TRAIN, <int>(UDP_MAX // n))
 
 
 cdef int udp_room(udp_pcb *p) noexcept nogil:

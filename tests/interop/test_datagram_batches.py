@@ -85,9 +85,10 @@ def test_what_linux_sends_in_one_we_join_again(ends):
     assert got == DATA
 
 
-def test_many_a_call(ends):
+@pytest.mark.parametrize("sizes", [range(0, 1400, 20), [700] * 70, [300] * 30 + [200] + [1400] * 30], ids=str)
+def test_many_a_call(ends, sizes):
     kernel, ours = ends
-    parts = [DATA[:n] for n in range(0, 1400, 20)]
+    parts = [DATA[k : k + n] for k, n in enumerate(sizes)]
     assert ours.sendmmsg(parts) == len(parts)
     assert [kernel.recv(65535) for _ in parts] == parts
     for part in parts:

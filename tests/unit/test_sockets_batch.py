@@ -488,6 +488,32 @@ def test_a_link_that_can_gets_one_super_datagram() -> None:
     still.stack.close(0)
 
 
+def test_a_link_that_can_gets_datagrams_of_one_size_together() -> None:
+    """What a receiver gets is the same; the link is asked once."""
+    still = Still(offloads=["csum", "uso"])
+    sizes = [1000, 1000, 1000, 500, 1000, 0, 7, 7, 8, 1460, 1460, 1461, 1461, *[1] * 130]
+    data = [bytes([k]) * n for k, n in enumerate(sizes)]
+    with udp(still.stack) as s:
+        s.connect((PEER, 9))
+        assert s.sendmmsg(data) == len(data)
+        parts, trains = [], []
+        for packet in still.packets():
+            size = struct.unpack_from("=H", packet, 4)[0]
+            payload = packet[38:]
+            trains.append((len(payload), size))
+            parts += [payload[k : k + size] for k in range(0, len(payload), size)] if size else [payload]
+        assert parts == data
+        assert trains[:7] == [(3500, 1000), (1000, 0), (0, 0), (14, 7), (8, 0), (1460, 0), (1460, 0)]
+        assert trains[-3:] == [(60, 1), (60, 1), (10, 1)]
+        s.setsockopt(us.IPPROTO_UDP, us.UDP_SEGMENT, 600)
+        s.sendmmsg([bytes(1000)] * 2)
+        assert [struct.unpack_from("=H", p, 4)[0] for p in still.packets()] == [600, 600]
+        s.sendmmsg([b"ab"] * 3, 0, ("10.0.0.3", 9))
+        assert len(still.packets()) == 3
+    assert still.stack.memory()["held"] == 0
+    still.stack.close(0)
+
+
 def gro(sock: us.socket) -> us.socket:
     sock.setsockopt(us.IPPROTO_UDP, us.UDP_GRO, 1)
     return sock
