@@ -27,6 +27,9 @@ class Stack(_Stack):
     ever waits, and the same seed gives the same packets. ``seed``: int, bytes or str that determines all randomness;
     None for real entropy. ``memory``: hard budget in bytes for packet storage; None for no bound. ``busy_poll``:
     seconds for which a waiting call spins before it sleeps; None adapts between 0 and 20 microseconds.
+    ``congestion``: congestion control of its TCP sockets, "cubic" (RFC 9438) or "reno"; a socket changes its own by the
+    option TCP_CONGESTION. ``syn_cookies``: "auto" answers with SYN cookies (RFC 4987) while a listener's queue of
+    handshakes is full, "always" to every SYN, "never" forgets the oldest handshake instead.
 
     Threads: every method may be called from any thread. A stack does not survive ``fork``.
     Raises ValueError for arguments that make no sense, OSError where the system refuses something.

@@ -237,6 +237,33 @@ def test_shutdown(connection: tuple[us.socket, us.socket]) -> None:
     assert client.recv(100) == b""
 
 
+def test_linger_of_a_non_blocking_socket_does_not_wait() -> None:
+    """Nor does one that is not connected."""
+    with ustack.Stack() as a, ustack.Stack() as b:
+        here, there = ustack.pair()
+        a.add_interface(here, ["10.0.0.1/24"])
+        b.add_interface(there, ["10.0.0.2/24"])
+        unconnected = a.socket()
+        with b.create_server(("10.0.0.2", PORT)) as server:
+            idle, client = (a.create_connection(("10.0.0.2", PORT), 60) for _ in range(2))
+            for s in (unconnected, idle, client):
+                s.setsockopt(us.SOL_SOCKET, us.SO_LINGER, struct.pack("ii", 1, 3600))
+            unconnected.close()
+            conns = [server.accept()[0] for _ in range(2)]
+            b.remove_interface(there)           # from now on nothing is acknowledged
+            client.setblocking(False)
+            client.send(b"never arrives")
+            closing = in_thread(client.close)
+            assert closing() is None
+            assert any(row["state"] == "FIN-WAIT-1" for row in a.sockets())
+            for conn in conns:
+                conn.close()
+            idle.setsockopt(us.SOL_SOCKET, us.SO_LINGER, struct.pack("ii", 1, 0))
+            idle.close()
+        a.close(0)
+        b.close(0)
+
+
 def test_linger_zero_resets(connection: tuple[us.socket, us.socket]) -> None:
     client, conn = connection
     client.setsockopt(us.SOL_SOCKET, us.SO_LINGER, struct.pack("ii", 1, 0))
