@@ -45,13 +45,16 @@
   X(C_IP_CHECKSUM,          "ip.bad_checksum",            "IP header checksum wrong") \
   X(C_IP_TTL,               "ip.ttl",                     "packets that arrived with a TTL of 0") \
   X(C_IP_SOURCE,            "ip.bad_source",              "source address that no host may use (RFC 1122 3.2.1.3)") \
-  X(C_IP_MARTIAN,           "ip.martian",                 "loopback addresses seen on a wire") \
-  X(C_IP_SOURCE_ROUTE,      "ip.source_route",            "packets with a source route option (refused, RFC 7126)") \
+  X(C_IP_MARTIAN,           "ip.martian",                 "loopback or IPv4-mapped addresses seen on a wire") \
+  X(C_IP_SOURCE_ROUTE,      "ip.source_route",            "packets with a source route option or an unspent routing header (refused, RFC 7126, 5095)") \
   X(C_IP_OPTION,            "ip.bad_option",              "IP options that run past the header") \
+  X(C_IP_OPTION_UNKNOWN,    "ip.unknown_option",          "IPv6 packets with an unknown option that asks for them to be dropped (RFC 8200 4.2)") \
+  X(C_IP_EXT_LIMIT,         "ip.ext_limit",               "IPv6 packets with more, or longer, extension headers than are walked") \
   X(C_IP_FOREIGN,           "ip.foreign",                 "packets for another host") \
   X(C_IP_PROTO,             "ip.unknown_protocol",        "packets of a protocol that is not served") \
   X(C_IP_NO_ROUTE,          "ip.no_route",                "packets without a route") \
-  X(C_IP_TOO_BIG,           "ip.too_big",                 "packets with DF set that exceed the path MTU") \
+  X(C_IP_TOO_BIG,           "ip.too_big",                 "packets that exceed the path MTU and may not be fragmented") \
+  X(C_IP_PMTU,              "ip.path_mtu",                "path MTUs learnt from ICMPv6 and remembered (RFC 8201)") \
   X(C_IP_FRAG_RX,           "ip.frag_rx",                 "fragments received") \
   X(C_IP_FRAG_TX,           "ip.frag_tx",                 "fragments sent") \
   X(C_IP_FRAG_OK,           "ip.frag_reassembled",        "datagrams reassembled") \
@@ -76,6 +79,7 @@
   X(C_UDP_TX,               "udp.tx",                     "datagrams sent") \
   X(C_UDP_SHORT,            "udp.short",                  "datagrams shorter than a UDP header, or with an impossible length") \
   X(C_UDP_CHECKSUM,         "udp.bad_checksum",           "UDP checksum wrong") \
+  X(C_UDP_NO_CHECKSUM,      "udp.no_checksum",            "IPv6 datagrams without a checksum (RFC 8200 8.1)") \
   X(C_UDP_NO_PORT,          "udp.no_port",                "datagrams for a port that nobody is bound to") \
   X(C_UDP_RCVBUF,           "udp.rcvbuf",                 "datagrams dropped because the socket's buffer was full") \
   X(C_UDP_ERRORS,           "udp.icmp_errors",            "ICMP errors given to a connected socket") \

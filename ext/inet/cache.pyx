@@ -18,10 +18,10 @@ from ustack._core.base.wheel cimport timer_arm, timer_armed, timer_init, timer_s
 from ustack._core.inet.arp cimport arp_ask
 from ustack._core.inet.icmp cimport icmp_unreachable
 from ustack._core.inet.inet cimport inet
-from ustack._core.inet.ip4 cimport ip4_transmit
 from ustack._core.inet.neighbour cimport (NEIGH_FAILED, NEIGH_INCOMPLETE, NEIGH_MAX, NEIGH_PROBES, NEIGH_QUEUE,
                                           NEIGH_REACHABLE, NEIGH_STALE, neighbour)
 from ustack._core.inet.netif cimport netif
+from ustack._core.inet.transmit cimport ip_transmit
 from ustack._core.mem.mblk cimport freelist, freemsg, mblk
 
 cdef enum:
@@ -264,7 +264,7 @@ cdef void cache_learn(inet *net, neighbour *n, const unsigned char *mac, bint so
     while m != NULL:
         following = m.next
         m.next = NULL
-        ip4_transmit(net, n.ifp, n.mac, m)
+        ip_transmit(net, n.ifp, n.mac, m)
         m = following
 
 

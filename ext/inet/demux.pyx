@@ -58,7 +58,7 @@ cdef flow_entry *flow_again(flow_entry *e) noexcept nogil:
 
 
 cdef flow_entry *flow_find_local(flow_table *t, const ipaddr *laddr, uint16_t lport) noexcept nogil:
-    """An endpoint bound to :: serves both versions (RFC 3493 5.3)."""
+    """An endpoint bound to :: serves both versions, unless it has said that it does not (RFC 3493 5.3)."""
     cdef flow key
     cdef flow_entry *e
     memset(&key, 0, sizeof(key))
@@ -72,6 +72,8 @@ cdef flow_entry *flow_find_local(flow_table *t, const ipaddr *laddr, uint16_t lp
         memset(&key, 0, sizeof(key))
         key.lport = lport
         e = flow_find(t, &key)
+        while e != NULL and not flow_takes(e, laddr):
+            e = flow_again(e)
     return e
 
 

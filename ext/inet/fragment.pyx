@@ -2,11 +2,11 @@
 
 from libc.errno cimport ENOBUFS, ENOMEM
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from ustack._core.base.addr cimport ip_to4
+from ustack._core.base.addr cimport ip_equal, ip_to4, ipaddr
 from ustack._core.base.codes cimport CSUM_NONE, CSUM_OK, CSUM_PARTIAL, GSO_NONE, IPPROTO_TCP_
 from ustack._core.base.counters cimport (C_IP_FRAG_BAD, C_IP_FRAG_LIMIT, C_IP_FRAG_OK, C_IP_FRAG_OVERLAP,
                                          C_IP_FRAG_TIMEOUT, C_IP_FRAG_TX, C_IP_NOMEM, C_SW_BAD_GSO, count)
@@ -14,23 +14,27 @@ from ustack._core.base.rng cimport siphash
 from ustack._core.base.types cimport NS_SEC, ns_t
 from ustack._core.base.wheel cimport timer, timer_arm, timer_init, timer_stop
 from ustack._core.inet.icmp cimport icmp_send
+from ustack._core.inet.icmp6 cimport icmp6_send
 from ustack._core.inet.inet cimport inet, ip_packet
-from ustack._core.inet.ip4 cimport ip4_frame, ip4_ids, ip4_send
+from ustack._core.inet.ip4 cimport ip4_frame, ip4_ids
 from ustack._core.inet.offload cimport offload_checksum
 from ustack._core.inet.path cimport path
+from ustack._core.inet.transmit cimport ip_send
 from ustack._core.mem.mblk cimport (DB_LENT, copymsg, dup_range, freelist, freemsg, linkb, mblk,
                                     mblk_len, msgtruesize, pkt_pull, writable)
 from ustack._core.wire.icmp cimport EXCEEDED_REASSEMBLY, ICMP_TIME_EXCEEDED
-from ustack._core.wire.ip4 cimport IP4_LEN, IP4_MAX, ip4_header, ip4_set_whole
+from ustack._core.wire.icmp6 cimport EXCEEDED6_REASSEMBLY, ICMP6_TIME_EXCEEDED
+from ustack._core.wire.ip4 cimport IP4_LEN, ip4_header, ip4_set_whole
 
 cdef struct datagram:
     datagram *hash_next
     datagram *older             # in the order in which they began
     datagram *newer
     inet *net
-    uint32_t src
-    uint32_t dst
-    uint16_t id
+    ipaddr src
+    ipaddr dst
+    uint32_t id
+    uint8_t version
     uint8_t proto
     bint void_                  # overlapped: nothing more is accepted until the time is up
     mblk *first                 # by offset (in mark); rptr at the payload, pkt_len of it
@@ -39,6 +43,7 @@ cdef struct datagram:
     uint32_t have               # bytes
     uint32_t total              # payload bytes; 0: the last fragment is not here yet
     size_t held                 # storage
+    uint32_t most               # what the header of the first leaves room for
     ip_packet head              # of the fragment at offset 0, whose header lies in front of first.rptr
     timer clock
 
@@ -66,23 +71,26 @@ cdef void fragment_free(inet *net) noexcept nogil:
 
 
 # --- incomplete datagrams -------------------------------------------------------------------------------------
-cdef datagram **bucket(inet *net, uint32_t src, uint32_t dst, uint32_t id, uint8_t proto) noexcept nogil:
-    cdef uint64_t words[2]
-    words[0] = (<uint64_t>src << 32) | dst
-    words[1] = (<uint64_t>proto << 32) | id
-    return &(<fragments *>net.fragments).buckets[siphash(net.ctx.dice.key, words, 16) & (FRAG_BUCKETS - 1)]
+cdef datagram **bucket(inet *net, const ipaddr *src, const ipaddr *dst, uint32_t id, uint8_t proto) noexcept nogil:
+    cdef uint64_t words[5]
+    words[0] = src.hi
+    words[1] = src.lo
+    words[2] = dst.hi
+    words[3] = dst.lo
+    words[4] = (<uint64_t>proto << 32) | id
+    return &(<fragments *>net.fragments).buckets[siphash(net.ctx.dice.key, words, 40) & (FRAG_BUCKETS - 1)]
 
 
-cdef datagram *find(inet *net, const ip4_header *h) noexcept nogil:
-    cdef datagram *d = bucket(net, h.src, h.dst, h.id, h.proto)[0]
+cdef datagram *find(inet *net, const fragment *h) noexcept nogil:
+    cdef datagram *d = bucket(net, &h.src, &h.dst, h.id, h.proto)[0]
     while d != NULL:
-        if d.src == h.src and d.dst == h.dst and d.id == h.id and d.proto == h.proto:
+        if d.id == h.id and d.proto == h.proto and ip_equal(&d.src, &h.src) and ip_equal(&d.dst, &h.dst):
             return d
         d = d.hash_next
     return NULL
 
 
-cdef datagram *begin(inet *net, const ip4_header *h) noexcept nogil:
+cdef datagram *begin(inet *net, const fragment *h) noexcept nogil:
     cdef fragments *f = <fragments *>net.fragments
     cdef datagram **head
     cdef datagram *d
@@ -96,8 +104,9 @@ cdef datagram *begin(inet *net, const ip4_header *h) noexcept nogil:
     d.src = h.src
     d.dst = h.dst
     d.id = h.id
+    d.version = h.version
     d.proto = h.proto
-    head = bucket(net, h.src, h.dst, h.id, h.proto)
+    head = bucket(net, &h.src, &h.dst, h.id, h.proto)
     d.hash_next = head[0]
     head[0] = d
     d.older = f.newest
@@ -108,7 +117,7 @@ cdef datagram *begin(inet *net, const ip4_header *h) noexcept nogil:
     f.newest = d
     f.n += 1
     timer_init(&d.clock, on_timer, d)
-    timer_arm(&net.ctx.timers, &d.clock, net.ctx.now + FRAG_SECONDS * NS_SEC)
+    timer_arm(&net.ctx.timers, &d.clock, net.ctx.now + (FRAG_SECONDS if h.version == 4 else FRAG6_SECONDS) * NS_SEC)
     return d
 
 
@@ -123,7 +132,7 @@ cdef void release(datagram *d) noexcept nogil:
 
 cdef void forget(datagram *d) noexcept nogil:
     cdef fragments *f = <fragments *>d.net.fragments
-    cdef datagram **at = bucket(d.net, d.src, d.dst, d.id, d.proto)
+    cdef datagram **at = bucket(d.net, &d.src, &d.dst, d.id, d.proto)
     release(d)
     timer_stop(&d.net.ctx.timers, &d.clock)
     while at[0] != d:
@@ -142,31 +151,35 @@ cdef void forget(datagram *d) noexcept nogil:
 
 
 cdef void on_timer(void *arg, ns_t now) noexcept nogil:
-    """RFC 1122 3.3.2: the source hears of it only if the first fragment is here to be quoted."""
+    """RFC 1122 3.3.2, RFC 8200 4.5: the source hears of it only if the first fragment is here to be quoted."""
     cdef datagram *d = <datagram *>arg
     if not d.void_:
         count(&d.net.ctx.n, C_IP_FRAG_TIMEOUT)
-        if d.first != NULL and d.first.mark == 0:
+        if d.first == NULL or d.first.mark != 0:
+            pass
+        elif d.version == 6:
+            icmp6_send(d.net, d.first, &d.head, ICMP6_TIME_EXCEEDED, EXCEEDED6_REASSEMBLY, 0)
+        else:
             icmp_send(d.net, d.first, &d.head, ICMP_TIME_EXCEEDED, EXCEEDED_REASSEMBLY, 0)
     forget(d)
 
 
 # --- one fragment ---------------------------------------------------------------------------------------------
-cdef bint sane(const ip4_header *h, uint32_t length) noexcept nogil:
-    if length == 0 or (h.mf and length & 7):
+cdef bint sane(const fragment *h) noexcept nogil:
+    if h.length == 0 or (h.more and h.length & 7):
         return False
-    if h.frag_offset + length + h.header_len > IP4_MAX:
+    if h.offset + h.length > h.most:
         return False            # "ping of death"
     # A second fragment that begins inside the TCP header only ever tried to slip by a filter (RFC 1858, 3128).
-    return not (h.proto == IPPROTO_TCP_ and h.frag_offset == 8)
+    return not (h.proto == IPPROTO_TCP_ and h.offset == 8)
 
 
-cdef bint consistent(datagram *d, const ip4_header *h, uint32_t length) noexcept nogil:
+cdef bint consistent(datagram *d, const fragment *h) noexcept nogil:
     """Whether its end agrees with what is known of the datagram's end."""
-    cdef uint32_t end = h.frag_offset + length
+    cdef uint32_t end = h.offset + h.length
     if d.total:
-        return end == d.total if not h.mf else end < d.total
-    return h.mf or d.last == NULL or d.last.mark + d.last.pkt_len <= end
+        return end == d.total if not h.more else end < d.total
+    return h.more or d.last == NULL or d.last.mark + d.last.pkt_len <= end
 
 
 cdef int place(datagram *d, mblk *m) noexcept nogil:
@@ -209,6 +222,9 @@ cdef mblk *complete(datagram *d, ip_packet *ip) noexcept nogil:
     cdef mblk *m = d.first
     cdef mblk *rest = m.next
     cdef mblk *following
+    cdef uint32_t total = d.total
+    cdef uint32_t most = d.most
+    cdef uint8_t version = d.version
     d.head.broadcast = ip.broadcast or d.head.broadcast
     d.head.ifp = ip.ifp         # that of the first fragment may have been removed since
     ip[0] = d.head
@@ -229,11 +245,11 @@ cdef mblk *complete(datagram *d, ip_packet *ip) noexcept nogil:
     m.gso_type = GSO_NONE
     m.hdr_len = 0
     forget(d)
-    if m.pkt_len > IP4_MAX:
+    if total > most:
         count(&net.ctx.n, C_IP_FRAG_BAD)        # options on the first fragment only
         freemsg(m)
         return NULL
-    if writable(m):
+    if version == 4 and writable(m):
         ip4_set_whole(m.rptr, m.pkt_len)
     count(&net.ctx.n, C_IP_FRAG_OK)
     return m
@@ -254,11 +270,10 @@ cdef mblk *own(inet *net, mblk *taken) noexcept nogil:
     return copy
 
 
-cdef mblk *fragment_input(inet *net, mblk *taken, const ip4_header *h, ip_packet *ip) noexcept nogil:
-    cdef uint32_t length = h.total_len - h.header_len
+cdef mblk *fragment_input(inet *net, mblk *taken, const fragment *h, ip_packet *ip) noexcept nogil:
     cdef datagram *d
     cdef int placed
-    if not sane(h, length) or mblk_len(taken) < h.header_len:
+    if not sane(h) or mblk_len(taken) < h.header_len:
         count(&net.ctx.n, C_IP_FRAG_BAD)
         freemsg(taken)
         return NULL
@@ -277,12 +292,13 @@ cdef mblk *fragment_input(inet *net, mblk *taken, const ip4_header *h, ip_packet
         freemsg(taken)
         return NULL
     ip.header = taken.rptr
-    ip.length = length
+    ip.header_len = h.header_len
+    ip.length = h.length
     pkt_pull(taken, h.header_len)
-    taken.pkt_len = length
-    taken.mark = h.frag_offset
+    taken.pkt_len = h.length
+    taken.mark = h.offset
     placed = place(d, taken)
-    if placed == 0 and not consistent(d, h, length):
+    if placed == 0 and not consistent(d, h):
         # Linked in already, and released with the rest.
         placed = -1
     elif placed != 0:
@@ -294,17 +310,18 @@ cdef mblk *fragment_input(inet *net, mblk *taken, const ip4_header *h, ip_packet
     return account(d, taken, h, ip)
 
 
-cdef mblk *account(datagram *d, mblk *m, const ip4_header *h, ip_packet *ip) noexcept nogil:
+cdef mblk *account(datagram *d, mblk *m, const fragment *h, ip_packet *ip) noexcept nogil:
     cdef fragments *f = <fragments *>d.net.fragments
     cdef size_t size = msgtruesize(m)
     d.held += size
     f.held += size
     d.pieces += 1
-    d.have += ip.length
-    if not h.mf:
-        d.total = h.frag_offset + ip.length
-    if h.frag_offset == 0:
+    d.have += h.length
+    if not h.more:
+        d.total = h.offset + h.length
+    if h.offset == 0:
         d.head = ip[0]
+        d.most = h.most
     if d.total and d.have == d.total:
         return complete(d, ip)
     if d.pieces >= FRAG_PIECES:
@@ -355,7 +372,7 @@ cdef int fragment_output(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t
             result = -ENOBUFS
             break
         count(&net.ctx.n, C_IP_FRAG_TX)
-        result = ip4_send(net, p, m)
+        result = ip_send(net, p, m)
         offset += n
     freemsg(taken)
     return result

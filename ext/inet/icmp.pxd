@@ -28,5 +28,9 @@ cdef void icmp_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nog
 # parameter problem.
 cdef void icmp_send(inet *net, mblk *about, const ip_packet *ip, uint8_t type, uint8_t code,
                     uint16_t detail) noexcept nogil
+# The rate limit, for errors of both versions: False (counted) if there have been too many.
+cdef bint icmp_allowed(inet *net) noexcept nogil
+# Make the eight bytes of an ICMP header ours to write. NULL without memory (the packet is freed, and counted).
+cdef mblk *icmp_own_header(inet *net, mblk *taken) noexcept nogil
 # A packet of ours (from its IP header on) that could not be delivered to its next hop: tell its transport.
 cdef void icmp_unreachable(inet *net, const mblk *pkt) noexcept nogil

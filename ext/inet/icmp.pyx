@@ -48,7 +48,7 @@ cdef void icmp_free(inet *net) noexcept nogil:
     net.limits = NULL
 
 
-cdef bint allowed(inet *net) noexcept nogil:
+cdef bint icmp_allowed(inet *net) noexcept nogil:
     """The token bucket, kept in nanoseconds."""
     cdef limits *bucket = <limits *>net.limits
     cdef int64_t price = NS_SEC // ICMP_RATE
@@ -77,7 +77,7 @@ cdef int reply(inet *net, const ipaddr *src, const ipaddr *dst, mblk *taken, uin
 
 
 # --- echo -----------------------------------------------------------------------------------------------------
-cdef mblk *own_header(inet *net, mblk *taken) noexcept nogil:
+cdef mblk *icmp_own_header(inet *net, mblk *taken) noexcept nogil:
     """Make the ICMP header ours to write: a block of its own in front of shared payload."""
     cdef mblk *head
     if writable(taken):
@@ -103,7 +103,7 @@ cdef void echo(inet *net, mblk *taken, const ip_packet *ip) noexcept nogil:
         count(&net.ctx.n, C_ICMP_IGNORED)
         freemsg(taken)
         return
-    m = own_header(net, taken)
+    m = icmp_own_header(net, taken)
     if m == NULL:
         return
     sum = csum_update16(get_sum(m.rptr + ICMP_SUM), htons(ICMP_ECHO << 8), 0)
@@ -274,7 +274,7 @@ cdef void icmp_send(inet *net, mblk *about, const ip_packet *ip, uint8_t type, u
     cdef icmp_header h
     cdef mblk *m
     cdef size_t n
-    if not deserves(about, ip) or not allowed(net):
+    if not deserves(about, ip) or not icmp_allowed(net):
         return
     m = allocb(net.ctx.mem, HEADROOM + ICMP_LEN + ICMP_QUOTE)
     if m == NULL:

@@ -19,7 +19,7 @@ cdef struct ip_packet:
     uint8_t proto
     uint8_t ttl
     uint8_t tos
-    uint8_t header_len          # IP header and options
+    uint16_t header_len         # IP header and options or extension headers
     uint32_t length             # transport header and payload
     bint broadcast              # dst is broadcast or multicast (or came in such a frame)
     netif *ifp
@@ -35,6 +35,7 @@ cdef enum:
     ICMP_ERR_ADMIN = 6
     ICMP_ERR_TTL = 7
     ICMP_ERR_OTHER = 8
+    ICMP_ERR_POLICY = 9         # IPv6: prohibited on the way (EACCES)
 
 # What an ICMP error quotes of our packet. src is ours.
 cdef struct ip_error:
@@ -68,10 +69,11 @@ cdef struct inet:
     int nifs
     uint32_t generation         # of addresses and routes: a path made under an older one is made anew
     upcall protocols[256]
-    void *routes                # private to route.pyx, neighbour.pyx, fragment.pyx, icmp.pyx
+    void *routes                # private to route.pyx, cache.pyx, fragment.pyx, icmp.pyx
     void *neighbours
     void *fragments
     void *limits
+    void *pmtus                 # private to pmtu.pyx
     uint16_t ids[256]           # next IPv4 identification, by keyed hash of (src, dst, protocol): RFC 6864, 7739
     upcall echo                 # ICMP echo replies and errors about echo requests: for ping endpoints
     # A neighbour could not be resolved: transports hear of it by their error upcall with ICMP_ERR_HOST.
@@ -83,7 +85,8 @@ cdef void inet_upcall(inet *net, int protocol, void *owner, ip_input_fn input, i
 # --- configuration; 0 or -errno. `bits` count in 128, as in ifaddr: an IPv4 /24 is 120 -------------------------
 cdef int inet_add_if(inet *net, netif *ifp) noexcept nogil
 cdef void inet_remove_if(inet *net, netif *ifp) noexcept nogil
-# Adds the route to the prefix, and announces the address on its link (RFC 5227 2.3). -EEXIST, -ENOSPC.
+# Adds the route to the prefix, and announces the address on its link (RFC 5227 2.3). -EEXIST, -ENOSPC, -EINVAL;
+# -EAFNOSUPPORT for IPv6 on layer 2 (there is no neighbour discovery), -EMSGSIZE where the MTU is below 1280.
 cdef int inet_add_addr(inet *net, netif *ifp, const ipaddr *addr, int bits) noexcept nogil
 # The gateway may be NULL or the any-address (on link), ifp may be NULL (the one that reaches the gateway). -EEXIST,
 # -ENETUNREACH (nothing reaches the gateway), -ENOSPC. inet_del_route: -ESRCH.
@@ -107,6 +110,7 @@ cdef int path_check(inet *net, path *p) noexcept nogil
 # How many more packets the path's interface takes now; as many as you like if that is not known without resolving.
 cdef int path_room(inet *net, const path *p) noexcept nogil
 # The partial sum of the pseudo header (RFC 9293 3.1, RFC 8200 8.1) for `length` bytes of transport.
+cdef uint32_t ip_pseudo(const ipaddr *src, const ipaddr *dst, uint8_t proto, uint32_t length) noexcept nogil
 cdef uint32_t path_pseudo(const path *p, uint8_t proto, uint32_t length) noexcept nogil
 # Prepend the IP header (and the link header) and send. The chain begins with the transport header, in a block with
 # headroom; pkt_len, csum and gso facts are set. Fragments if it must and may. Takes the packet, whatever it returns:

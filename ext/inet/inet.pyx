@@ -1,36 +1,42 @@
 """The internet layer, whole: see inet.pxd. Here are its configuration, paths, and the way in; the rest is next door.
 
-route: where to. cache, arp: to which station. ip4: headers. fragment: pieces. icmp: errors and echoes. offload: what
-links cannot do. ping: endpoints that send echoes.
+route: where to. source: from which address. cache, arp: to which station. ip4, ip6: headers. fragment: pieces. pmtu:
+how large. icmp, icmp6: errors and echoes. transmit, offload: what links cannot do. ping: endpoints that send echoes.
 """
 
-from libc.errno cimport (EADDRNOTAVAIL, ECONNREFUSED, EEXIST, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETUNREACH, ENOBUFS,
-                         ENOPROTOOPT, ENOSPC, EPROTO)
+from libc.errno cimport (EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, ECONNREFUSED, EEXIST, EHOSTUNREACH, EINVAL, EMSGSIZE,
+                         ENETUNREACH, ENOBUFS, ENOPROTOOPT, ENOSPC, EPROTO)
 from libc.limits cimport INT_MAX
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from ustack._core.base.addr cimport (ip_equal, ip_from4, ip_in_prefix, ip_is4, ip_is_any, ip_is_loopback,
+from ustack._core.base.addr cimport (ip_equal, ip_in_prefix, ip_is4, ip_is_any, ip_is_loopback,
                                      ip_is_multicast, ip_to4, ipaddr)
-from ustack._core.base.codes cimport CAP_TSO4, IPPROTO_ICMP_
-from ustack._core.base.counters cimport (C_ETH_FOREIGN, C_ETH_RUNT, C_ETH_SOURCE, C_ETH_UNKNOWN, C_IP_NO_ROUTE,
-                                         C_IP_VERSION, count)
+from ustack._core.base.codes cimport CAP_TSO4, CAP_TSO6, IPPROTO_ICMP_, IPPROTO_ICMPV6_
+from ustack._core.base.counters cimport (C_ETH_FOREIGN, C_ETH_RUNT, C_ETH_SOURCE, C_ETH_UNKNOWN, C_IP_NOMEM,
+                                         C_IP_NO_ROUTE, C_IP_VERSION, count)
 from ustack._core.base.rng cimport rng_next
 from ustack._core.inet.arp cimport arp_announce, arp_input
 from ustack._core.inet.cache cimport cache_confirm, cache_free, cache_get, cache_init, cache_purge, cache_unpin
 from ustack._core.inet.fragment cimport fragment_free, fragment_init
 from ustack._core.inet.icmp cimport icmp_free, icmp_init, icmp_input, icmp_send
+from ustack._core.inet.icmp6 cimport icmp6_error, icmp6_input
 from ustack._core.inet.ip4 cimport ip4_input, ip4_output
+from ustack._core.inet.ip6 cimport ip6_input, ip6_output
 from ustack._core.inet.netif cimport IF_ADDRS, IF_MAX, ifaddr, netif
 from ustack._core.inet.path cimport path
+from ustack._core.inet.pmtu cimport pmtu_free, pmtu_init, pmtu_of
 from ustack._core.inet.route cimport route, route_add, route_del, route_find, route_free, route_init, route_purge
+from ustack._core.inet.source cimport source_choose
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgdsize, pkt_pull, pullupmsg
+from ustack._core.wire.bytes cimport ip_version
 from ustack._core.wire.ether cimport (ETHER_ARP, ETHER_IP4, ETHER_IP6, ETHER_LEN, ether_equal, ether_header,
                                       ether_is_group, ether_parse)
 from ustack._core.wire.icmp cimport (EXCEEDED_TTL, ICMP_TIME_EXCEEDED, ICMP_UNREACH, UNREACH_ADMIN, UNREACH_HOST,
                                      UNREACH_NEEDFRAG, UNREACH_NET, UNREACH_PORT, UNREACH_PROTO)
 from ustack._core.wire.ip4 cimport ip4_pseudo
+from ustack._core.wire.ip6 cimport IP6_MIN_MTU, ip6_pseudo
 
 
 cdef int inet_init(inet *net, context *ctx) noexcept nogil:
@@ -49,7 +55,10 @@ cdef int inet_init(inet *net, context *ctx) noexcept nogil:
         result = fragment_init(net)
     if result == 0:
         result = icmp_init(net)
+    if result == 0:
+        result = pmtu_init(net)
     inet_upcall(net, IPPROTO_ICMP_, net, icmp_input, NULL)
+    inet_upcall(net, IPPROTO_ICMPV6_, net, icmp6_input, NULL)
     return result
 
 
@@ -59,6 +68,7 @@ cdef void inet_free(inet *net) noexcept nogil:
     cache_free(net)
     route_free(net)
     icmp_free(net)
+    pmtu_free(net)
 
 
 cdef void inet_upcall(inet *net, int protocol, void *owner, ip_input_fn input, ip_error_fn error) noexcept nogil:
@@ -118,6 +128,10 @@ cdef int inet_add_addr(inet *net, netif *ifp, const ipaddr *addr, int bits) noex
     cdef int i
     if bits < 0 or bits > 128 or ip_is_any(addr) or ip_is_multicast(addr):
         return -EINVAL
+    if not ip_is4(addr) and ifp.layer == 2:
+        return -EAFNOSUPPORT
+    if not ip_is4(addr) and ifp.mtu < IP6_MIN_MTU:
+        return -EMSGSIZE
     for i in range(ifp.naddrs):
         if ip_equal(&ifp.addrs[i].addr, addr):
             return -EEXIST
@@ -135,7 +149,8 @@ cdef netif *reaching(inet *net, const ipaddr *gateway) noexcept nogil:
     cdef int i, j
     for i in range(net.nifs):
         for j in range(net.ifs[i].naddrs):
-            if ip_in_prefix(gateway, &net.ifs[i].addrs[j].addr, net.ifs[i].addrs[j].bits):
+            if (ip_is4(gateway) == ip_is4(&net.ifs[i].addrs[j].addr)
+                    and ip_in_prefix(gateway, &net.ifs[i].addrs[j].addr, net.ifs[i].addrs[j].bits)):
                 return net.ifs[i]
     return NULL
 
@@ -206,6 +221,15 @@ cdef void inet_input(inet *net, netif *ifp, mblk *taken) noexcept nogil:
         taken.pkt_len = msgdsize(taken)
     if ifp.layer == 2:
         ether_input(net, ifp, taken)
+    elif mblk_len(taken) == 0 and taken.pkt_len and not pullupmsg(net.ctx.mem, taken, 1):
+        count(&net.ctx.n, C_IP_NOMEM)
+        freemsg(taken)
+    elif mblk_len(taken) and ip_version(taken.rptr) == 6:
+        if speaks(ifp, False):
+            ip6_input(net, ifp, taken)
+        else:
+            count(&net.ctx.n, C_IP_VERSION)
+            freemsg(taken)
     else:
         ip4_input(net, ifp, taken, False)
 
@@ -217,6 +241,15 @@ cdef netif *loopback_of(inet *net) noexcept nogil:
         if net.ifs[i].layer == 0:
             return net.ifs[i]
     return NULL
+
+
+cdef bint speaks(const netif *ifp, bint v4) noexcept nogil:
+    """Whether the interface has an address of this version."""
+    cdef int i
+    for i in range(ifp.naddrs):
+        if ip_is4(&ifp.addrs[i].addr) == v4:
+            return True
+    return False
 
 
 cdef netif *broadcast_if(inet *net, const ipaddr *src, const ipaddr *dst) noexcept nogil:
@@ -234,26 +267,9 @@ cdef netif *broadcast_if(inet *net, const ipaddr *src, const ipaddr *dst) noexce
     if not ip_is_any(src) and inet_is_local(net, src, &ifp):
         return ifp
     for i in range(net.nifs):
-        if net.ifs[i].up and net.ifs[i].layer != 0 and net.ifs[i].naddrs > 0:
+        if net.ifs[i].up and net.ifs[i].layer != 0 and speaks(net.ifs[i], ip_is4(dst)):
             return net.ifs[i]
     return NULL
-
-
-cdef bint choose_source(inet *net, const netif *ifp, const ipaddr *next_hop, ipaddr *src) noexcept nogil:
-    """The address in the subnet of the next hop, else the first of the same version."""
-    cdef const ifaddr *found = NULL
-    cdef int i
-    for i in range(ifp.naddrs):
-        if ip_is4(&ifp.addrs[i].addr) == ip_is4(next_hop):
-            if ip_in_prefix(next_hop, &ifp.addrs[i].addr, ifp.addrs[i].bits):
-                found = &ifp.addrs[i]
-                break
-            if found == NULL:
-                found = &ifp.addrs[i]
-    if found == NULL:
-        return False
-    src[0] = found.addr
-    return True
 
 
 cdef int find_way(inet *net, path *p) noexcept nogil:
@@ -273,7 +289,7 @@ cdef int find_way(inet *net, path *p) noexcept nogil:
         p.broadcast = True
         return 0
     r = route_find(net, &p.dst)
-    if r == NULL or not ip_is4(&p.dst):
+    if r == NULL:
         count(&net.ctx.n, C_IP_NO_ROUTE)
         return -ENETUNREACH
     p.ifp = r.ifp
@@ -284,11 +300,19 @@ cdef int find_way(inet *net, path *p) noexcept nogil:
 
 cdef int find_source(inet *net, path *p) noexcept nogil:
     if ip_is_any(&p.src):
-        return 0 if choose_source(net, p.ifp, &p.next_hop, &p.src) else -EADDRNOTAVAIL
+        return 0 if source_choose(p.ifp, &p.next_hop, &p.dst, &p.src) else -EADDRNOTAVAIL
     if not inet_is_local(net, &p.src, NULL):
         return -EADDRNOTAVAIL
+    if ip_is4(&p.src) != ip_is4(&p.dst):
+        return -EINVAL
     # An address that is only valid in here must not leave (RFC 1122 3.2.1.3); Linux's errno.
     return -EINVAL if ip_is_loopback(&p.src) and p.ifp.layer != 0 else 0
+
+
+cdef ipaddr this_host(const ipaddr *any) noexcept nogil:
+    cdef ipaddr a = any[0]
+    a.lo |= 0x7F000001 if ip_is4(any) else 1
+    return a
 
 
 cdef int path_resolve(inet *net, path *p, const ipaddr *src, const ipaddr *dst) noexcept nogil:
@@ -298,7 +322,7 @@ cdef int path_resolve(inet *net, path *p, const ipaddr *src, const ipaddr *dst) 
     cdef ipaddr to = dst[0]
     memset(p, 0, sizeof(path))
     p.src = from_
-    p.dst = ip_from4(0x7F000001) if ip_is_any(&to) else to
+    p.dst = this_host(&to) if ip_is_any(&to) else to
     result = find_way(net, p)
     if result == 0:
         result = find_source(net, p)
@@ -313,7 +337,11 @@ cdef int path_resolve(inet *net, path *p, const ipaddr *src, const ipaddr *dst) 
         p.nbr.pins += 1
     p.mtu = p.ifp.mtu
     p.caps = p.ifp.caps
-    p.gso_max = p.ifp.gso_max if p.caps & CAP_TSO4 and p.ifp.gso_max > p.mtu else p.mtu
+    if not ip_is4(&p.dst):
+        p.mtu = pmtu_of(net, &p.dst, p.mtu)
+    p.gso_max = p.mtu
+    if p.caps & (CAP_TSO4 if ip_is4(&p.dst) else CAP_TSO6) and p.ifp.gso_max > p.mtu:
+        p.gso_max = p.ifp.gso_max
     p.max_sg = p.ifp.max_sg
     p.generation = net.generation
     return 0
@@ -342,8 +370,14 @@ cdef int path_room(inet *net, const path *p) noexcept nogil:
     return p.ifp.room(p.ifp)
 
 
+cdef uint32_t ip_pseudo(const ipaddr *src, const ipaddr *dst, uint8_t proto, uint32_t length) noexcept nogil:
+    if ip_is4(dst):
+        return ip4_pseudo(ip_to4(src), ip_to4(dst), proto, length)
+    return ip6_pseudo(src, dst, proto, length)
+
+
 cdef uint32_t path_pseudo(const path *p, uint8_t proto, uint32_t length) noexcept nogil:
-    return ip4_pseudo(ip_to4(&p.src), ip_to4(&p.dst), proto, length)
+    return ip_pseudo(&p.src, &p.dst, proto, length)
 
 
 cdef void path_confirm(inet *net, path *p) noexcept nogil:
@@ -357,12 +391,17 @@ cdef int ip_output(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t ttl, 
     if result < 0:
         freemsg(taken)
         return result
-    return ip4_output(net, p, taken, proto, ttl, tos, flags)
+    if ip_is4(&p.dst):
+        return ip4_output(net, p, taken, proto, ttl, tos, flags)
+    return ip6_output(net, p, taken, proto, ttl, tos, flags)
 
 
 cdef void icmp_error(inet *net, mblk *about, const ip_packet *ip, int kind, uint32_t mtu) noexcept nogil:
     cdef uint8_t type = ICMP_UNREACH
     cdef uint8_t code = UNREACH_HOST
+    if not ip_is4(&ip.src):
+        icmp6_error(net, about, ip, kind, mtu)
+        return
     if kind == ICMP_ERR_NET:
         code = UNREACH_NET
     elif kind == ICMP_ERR_PROTO:
@@ -380,7 +419,7 @@ cdef void icmp_error(inet *net, mblk *about, const ip_packet *ip, int kind, uint
 
 
 cdef int icmp_errno(int kind) noexcept nogil:
-    """As Linux's icmp_err_convert has it; a positive errno."""
+    """As Linux's icmp_err_convert and icmpv6_err_convert have it; a positive errno."""
     if kind == ICMP_ERR_NET:
         return ENETUNREACH
     if kind == ICMP_ERR_PROTO:
@@ -391,4 +430,6 @@ cdef int icmp_errno(int kind) noexcept nogil:
         return EMSGSIZE
     if kind == ICMP_ERR_OTHER:
         return EPROTO
+    if kind == ICMP_ERR_POLICY:
+        return EACCES
     return EHOSTUNREACH

@@ -4,33 +4,27 @@ from libc.errno cimport EMSGSIZE, ENOBUFS
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from ustack._core.base.addr cimport ip_from4, ip_is_any, ip_is_loopback, ip_is_multicast, ip_to4, ipaddr
-from ustack._core.base.codes cimport (CAP_TSO4, CAP_TX_CSUM, CAP_USO, CSUM_PARTIAL, GSO_NONE, GSO_TCP4, GSO_UDP,
-                                      IPPROTO_TCP_)
+from ustack._core.base.addr cimport ip_from4, ip_is_any, ip_is_loopback, ip_to4
+from ustack._core.base.codes cimport GSO_NONE, IPPROTO_ICMPV6_, IPPROTO_TCP_
 from ustack._core.base.counters cimport (C_IP_CHECKSUM, C_IP_FOREIGN, C_IP_FRAG_RX, C_IP_HEADER, C_IP_MARTIAN,
                                          C_IP_NOMEM, C_IP_OPTION, C_IP_PROTO, C_IP_RX, C_IP_SHORT, C_IP_SOURCE,
                                          C_IP_SOURCE_ROUTE, C_IP_TOO_BIG, C_IP_TTL, C_IP_TX, C_IP_VERSION,
-                                         C_LINK_TX_QUEUE_FULL, C_SW_BAD_GSO, count)
+                                         C_LINK_TX_QUEUE_FULL, count)
 from ustack._core.base.rng cimport siphash
-from ustack._core.inet.cache cimport cache_use
-from ustack._core.inet.fragment cimport fragment_input, fragment_output
+from ustack._core.inet.fragment cimport fragment, fragment_input, fragment_output
 from ustack._core.inet.icmp cimport icmp_send
 from ustack._core.inet.inet cimport (ICMP_ERR_PROTO, IP_DF, IP_NO_CSUM, icmp_error, inet, inet_is_local, ip_packet,
                                      path_room, upcall)
 from ustack._core.inet.netif cimport netif
-from ustack._core.inet.offload cimport offload_checksum, offload_segment
 from ustack._core.inet.path cimport path
-from ustack._core.mem.context cimport context
-from ustack._core.mem.mblk cimport (adjmsg, alloc_header, freemsg, linkb, mblk, mblk_len, pkt_pull, pkt_push,
-                                    pullupmsg)
-from ustack._core.wire.ether cimport ETHER_IP4, ETHER_LEN, ether_emit
+from ustack._core.inet.transmit cimport ip_send, pkt_prepend
+from ustack._core.mem.mblk cimport adjmsg, freemsg, mblk, mblk_len, pkt_pull, pullupmsg
 from ustack._core.wire.icmp cimport ICMP_PARAM_PROBLEM
 from ustack._core.wire.ip4 cimport (IP4_BAD_VERSION, IP4_LEN, IP4_MAX, IP4_MAX_HEADER, IP4_OK, IP4_SHORT, ip4_check,
                                     ip4_check_options, ip4_emit, ip4_header, ip4_parse, ip4_sum_ok)
 from ustack._core.wire.tcp cimport TCP_LEN, tcp_header_len
 
 cdef enum:
-    SEGMENTS = 2048             # wire packets of one super-segment
     ALL_HOSTS = 0xE0000001      # 224.0.0.1: the one group that every host is in (RFC 1112)
 
 
@@ -102,7 +96,6 @@ cdef int check_addresses(inet *net, netif *ifp, const ip4_header *h, ip_packet *
 
 
 cdef bint transport_whole(inet *net, mblk *m, const ip_packet *ip) noexcept nogil:
-    """Make the transport header contiguous behind the IP header, and no more than that: payload may be aligned."""
     cdef size_t need = 8 if ip.proto != IPPROTO_TCP_ else TCP_LEN
     cdef size_t whole = ip.header_len + ip.length
     need = min(ip.header_len + need, whole)
@@ -123,12 +116,27 @@ cdef void deliver(inet *net, mblk *m, ip_packet *ip) noexcept nogil:
         return
     ip.header = m.rptr
     pkt_pull(m, ip.header_len)
-    if u.input != NULL:
+    if u.input != NULL and ip.proto != IPPROTO_ICMPV6_:
         u.input(u.owner, m, ip)
         return
     count(&net.ctx.n, C_IP_PROTO)
     icmp_error(net, m, ip, ICMP_ERR_PROTO, 0)
     freemsg(m)
+
+
+cdef mblk *reassemble(inet *net, mblk *taken, const ip4_header *h, ip_packet *ip) noexcept nogil:
+    cdef fragment f
+    f.src = ip.src
+    f.dst = ip.dst
+    f.id = h.id
+    f.version = 4
+    f.proto = h.proto
+    f.header_len = h.header_len
+    f.offset = h.frag_offset
+    f.length = h.total_len - h.header_len
+    f.most = IP4_MAX - h.header_len
+    f.more = h.mf
+    return fragment_input(net, taken, &f, ip)
 
 
 cdef void ip4_input(inet *net, netif *ifp, mblk *taken, bint group) noexcept nogil:
@@ -163,7 +171,7 @@ cdef void ip4_input(inet *net, netif *ifp, mblk *taken, bint group) noexcept nog
         return
     if h.mf or h.frag_offset:
         count(&net.ctx.n, C_IP_FRAG_RX)
-        m = fragment_input(net, m, &h, &ip)
+        m = reassemble(net, m, &h, &ip)
         if m == NULL:
             return
     ip.length = m.pkt_len - ip.header_len
@@ -171,31 +179,6 @@ cdef void ip4_input(inet *net, netif *ifp, mblk *taken, bint group) noexcept nog
 
 
 # --- out ------------------------------------------------------------------------------------------------------
-cdef mblk *pkt_prepend(context *ctx, mblk *taken, size_t n) noexcept nogil:
-    cdef mblk *head
-    if pkt_push(taken, n) != NULL:
-        return taken
-    head = alloc_header(ctx.mem)
-    if head == NULL:
-        count(&ctx.n, C_IP_NOMEM)
-        freemsg(taken)
-        return NULL
-    head.wptr = head.rptr + n
-    head.pkt_len = taken.pkt_len + n
-    head.gso_size = taken.gso_size
-    head.gso_type = taken.gso_type
-    head.csum = taken.csum
-    head.csum_start = taken.csum_start + n if taken.csum == CSUM_PARTIAL else 0
-    head.csum_offset = taken.csum_offset
-    head.segs = taken.segs
-    head.hdr_len = taken.hdr_len + n if taken.hdr_len else 0
-    head.seq = taken.seq
-    head.mark = taken.mark
-    head.stamp = taken.stamp
-    linkb(head, taken)
-    return head
-
-
 cdef uint16_t ip4_ids(inet *net, const path *p, uint8_t proto, int n) noexcept nogil:
     cdef uint64_t words[2]
     cdef uint64_t hash
@@ -218,7 +201,7 @@ cdef mblk *ip4_frame(inet *net, mblk *taken, ip4_header *h) noexcept nogil:
     return m
 
 
-cdef int refuse(inet *net, mblk *taken, int counter, int error) noexcept nogil:
+cdef int ip_refuse(inet *net, mblk *taken, int counter, int error) noexcept nogil:
     count(&net.ctx.n, counter)
     freemsg(taken)
     return -error
@@ -230,9 +213,9 @@ cdef int ip4_output(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t ttl,
     cdef int segments = 1
     cdef bint df = (flags & IP_DF) != 0
     if taken.pkt_len > IP4_MAX - IP4_LEN:
-        return refuse(net, taken, C_IP_TOO_BIG, EMSGSIZE)
+        return ip_refuse(net, taken, C_IP_TOO_BIG, EMSGSIZE)
     if path_room(net, p) <= 0:
-        return refuse(net, taken, C_LINK_TX_QUEUE_FULL, ENOBUFS)
+        return ip_refuse(net, taken, C_LINK_TX_QUEUE_FULL, ENOBUFS)
     if taken.gso_size and taken.pkt_len <= taken.gso_size:
         taken.gso_size = 0
         taken.gso_type = GSO_NONE
@@ -240,7 +223,7 @@ cdef int ip4_output(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t ttl,
         segments = 2 + taken.pkt_len // taken.gso_size
     elif taken.pkt_len + IP4_LEN > p.mtu:
         if df:
-            return refuse(net, taken, C_IP_TOO_BIG, EMSGSIZE)
+            return ip_refuse(net, taken, C_IP_TOO_BIG, EMSGSIZE)
         return fragment_output(net, p, taken, proto, ttl, tos)
     memset(&h, 0, sizeof(h))
     h.header_len = IP4_LEN
@@ -258,71 +241,4 @@ cdef int ip4_output(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t ttl,
     if flags & IP_NO_CSUM:
         m.csum = 0
     count(&net.ctx.n, C_IP_TX)
-    return ip4_send(net, p, m)
-
-
-cdef void group_mac(const ipaddr *dst, uint8_t *mac) noexcept nogil:
-    """RFC 1112 6.4: the low 23 bits of a group; everything else that has no neighbour is broadcast."""
-    cdef uint32_t v4 = ip_to4(dst)
-    memset(mac, 0xFF, 6)
-    if ip_is_multicast(dst):
-        mac[0] = 0x01
-        mac[1] = 0x00
-        mac[2] = 0x5E
-        mac[3] = (v4 >> 16) & 0x7F
-        mac[4] = (v4 >> 8) & 0xFF
-        mac[5] = v4 & 0xFF
-
-
-cdef int ip4_send(inet *net, path *p, mblk *taken) noexcept nogil:
-    cdef uint8_t mac[6]
-    cdef int ready
-    if p.nbr == NULL:
-        group_mac(&p.dst, mac)
-        ip4_transmit(net, p.ifp, mac, taken)
-        return 0
-    ready = cache_use(net, p.nbr, taken)
-    if ready > 0:
-        ip4_transmit(net, p.ifp, p.nbr.mac, taken)
-    elif ready < 0:
-        freemsg(taken)
-        return ready
-    return 0
-
-
-cdef void emit(inet *net, netif *ifp, const uint8_t *mac, mblk *taken) noexcept nogil:
-    cdef mblk *m = taken
-    if ifp.layer == 2:
-        m = pkt_prepend(net.ctx, taken, ETHER_LEN)
-        if m == NULL:
-            return
-        ether_emit(m.rptr, mac, ifp.mac, ETHER_IP4)
-    ifp.xmit(ifp, m)
-
-
-cdef void cut(inet *net, netif *ifp, const uint8_t *mac, mblk *taken) noexcept nogil:
-    """A super-segment for a link that takes none."""
-    cdef mblk *out[SEGMENTS]
-    cdef int i
-    cdef int n = offload_segment(net.ctx, taken, 0, out, SEGMENTS, (ifp.caps & CAP_TX_CSUM) != 0)
-    if n < 0:
-        count(&net.ctx.n, C_IP_NOMEM if n == -ENOBUFS else C_SW_BAD_GSO)
-        freemsg(taken)
-        return
-    for i in range(n):
-        emit(net, ifp, mac, out[i])
-
-
-cdef void ip4_transmit(inet *net, netif *ifp, const uint8_t *mac, mblk *taken) noexcept nogil:
-    cdef uint32_t need = 0
-    if taken.gso_size:
-        need = CAP_TSO4 if taken.gso_type == GSO_TCP4 else CAP_USO if taken.gso_type == GSO_UDP else 0
-        if not ifp.caps & need or taken.pkt_len > ifp.gso_max:
-            cut(net, ifp, mac, taken)
-            return
-    elif taken.csum == CSUM_PARTIAL and not ifp.caps & CAP_TX_CSUM:
-        if offload_checksum(net.ctx, taken) < 0:
-            count(&net.ctx.n, C_SW_BAD_GSO)
-            freemsg(taken)
-            return
-    emit(net, ifp, mac, taken)
+    return ip_send(net, p, m)

@@ -1,23 +1,26 @@
 """Checksums, segmentation and coalescing in software: see offload.pxd.
 
-IPv4 for now. What depends on the version is in ``layout`` and in the two lines that patch an IP header.
+What depends on the version of IP is in ``layout``, and in ``set_length``.
 """
 
 from libc.errno cimport E2BIG, EINVAL, ENOBUFS
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
+from ustack._core.base.addr cimport ip_equal, ip_from4, ipaddr
 from ustack._core.base.checksum cimport csum_add, csum_block_add, csum_finish, csum_fold, csum_partial
-from ustack._core.base.codes cimport (CSUM_NONE, CSUM_OK, CSUM_PARTIAL, GSO_TCP4, GSO_UDP, IPPROTO_TCP_,
+from ustack._core.base.codes cimport (CSUM_NONE, CSUM_OK, CSUM_PARTIAL, GSO_TCP4, GSO_TCP6, GSO_UDP, IPPROTO_TCP_,
                                       IPPROTO_UDP_)
 from ustack._core.base.counters cimport C_SW_COALESCE, C_SW_CSUM, C_SW_SEGMENT, count
 from ustack._core.base.ledger cimport LR_COPYB, LR_CSUM_RX, LR_CSUM_TX, LR_FLATTEN
+from ustack._core.inet.inet cimport ip_pseudo
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport (HEADER_SIZE, HEADROOM, alloc_header, allocb, dup_range, freemsg, linkb, mblk,
                                     mblk_len, msgconsume, msgcopyout, msgcsum, pullupmsg, writable)
-from ustack._core.wire.bytes cimport put_sum
+from ustack._core.wire.bytes cimport ip_version, put_sum
 from ustack._core.wire.ip4 cimport (IP4_LEN, IP4_MAX, IP4_MAX_HEADER, IP4_OK, ip4_check, ip4_header, ip4_id,
-                                    ip4_parse, ip4_pseudo, ip4_set_length)
+                                    ip4_parse, ip4_set_length)
+from ustack._core.wire.ip6 cimport IP6_LEN, IP6_OK, ip6_check, ip6_header, ip6_parse, ip6_set_payload
 from ustack._core.wire.tcp cimport (TCP_MAX_HEADER, TCP_SUM, TH_ACK, TH_CWR, TH_FIN, TH_PSH, tcp_check, tcp_flags,
                                     tcp_header_len, tcp_same_but_seq, tcp_seq, tcp_set_flags, tcp_set_segment)
 from ustack._core.wire.udp cimport UDP_LEN, UDP_SUM, udp_set_length
@@ -27,9 +30,16 @@ cdef enum:
     MAX_HEADERS = MAX_LINK_HEADER + IP4_MAX_HEADER + TCP_MAX_HEADER
     FLOWS = 8                   # flows of one burst that are joined at a time
 
-# Where the parts of a packet are, from its first byte on.
+# What a packet is, and where its parts are, from its first byte on.
 cdef struct layout:
-    ip4_header ip
+    ipaddr src
+    ipaddr dst
+    uint8_t version
+    uint8_t proto
+    uint8_t tos
+    uint8_t ttl
+    bint df
+    uint32_t label              # IPv6: flow label
     uint32_t l4
     uint32_t payload            # offset of it
     uint32_t length             # of the payload
@@ -106,28 +116,83 @@ cdef int offload_checksum(context *ctx, mblk *pkt) noexcept nogil:
 
 
 # --- segmentation ---------------------------------------------------------------------------------------------
+cdef int read_ip4(const uint8_t *p, size_t n, size_t packet, layout *at) noexcept nogil:
+    """The length of the header; -1 if this is not a whole packet."""
+    cdef ip4_header h
+    if ip4_check(p, n, packet) != IP4_OK:
+        return -1
+    ip4_parse(p, &h)
+    if h.total_len != packet or h.mf or h.frag_offset:
+        return -1
+    at.src = ip_from4(h.src)
+    at.dst = ip_from4(h.dst)
+    at.proto = h.proto
+    at.tos = h.tos
+    at.ttl = h.ttl
+    at.df = h.df
+    at.label = 0
+    return h.header_len
+
+
+cdef int read_ip6(const uint8_t *p, size_t n, size_t packet, layout *at) noexcept nogil:
+    """The same; packets with extension headers travel as they are."""
+    cdef ip6_header h
+    if ip6_check(p, n, packet) != IP6_OK:
+        return -1
+    ip6_parse(p, &h)
+    if <size_t>h.payload + IP6_LEN != packet:
+        return -1
+    at.src = h.src
+    at.dst = h.dst
+    at.proto = h.next
+    at.tos = h.tclass
+    at.ttl = h.hops
+    at.df = True
+    at.label = h.label
+    return IP6_LEN
+
+
 cdef int read_layout(const uint8_t *headers, size_t n, size_t packet, int l3, layout *at) noexcept nogil:
     """From n copied bytes of headers; -1 if this is not a whole TCP or UDP packet."""
     cdef const uint8_t *l4
-    if n < <size_t>l3 + IP4_LEN or ip4_check(headers + l3, n - l3, packet - l3) != IP4_OK:
+    cdef int header
+    if n < <size_t>l3 + IP4_LEN:
         return -1
-    ip4_parse(headers + l3, &at.ip)
-    if at.ip.total_len != packet - l3 or at.ip.mf or at.ip.frag_offset:
+    at.version = ip_version(headers + l3)
+    if at.version == 6:
+        header = read_ip6(headers + l3, n - l3, packet - l3, at)
+    else:
+        header = read_ip4(headers + l3, n - l3, packet - l3, at)
+    if header < 0:
         return -1
-    at.l4 = l3 + at.ip.header_len
+    at.l4 = l3 + header
     l4 = headers + at.l4
-    if at.ip.proto == IPPROTO_TCP_:
+    if at.proto == IPPROTO_TCP_:
         if tcp_check(l4, n - at.l4) < 0:
             return -1
         at.payload = at.l4 + tcp_header_len(l4)
         at.sum = TCP_SUM
-    elif at.ip.proto == IPPROTO_UDP_ and n >= at.l4 + UDP_LEN:
+    elif at.proto == IPPROTO_UDP_ and n >= at.l4 + UDP_LEN:
         at.payload = at.l4 + UDP_LEN
         at.sum = UDP_SUM
     else:
         return -1
     at.length = packet - at.payload
     return 0
+
+
+cdef inline uint8_t gso_of(const layout *at) noexcept nogil:
+    if at.proto == IPPROTO_UDP_:
+        return GSO_UDP
+    return GSO_TCP4 if at.version == 4 else GSO_TCP6
+
+
+cdef inline void set_length(uint8_t *p, const layout *at, uint32_t length, int later) noexcept nogil:
+    """Give an IP header another length, its own included, and (IPv4) a later identification."""
+    if at.version == 4:
+        ip4_set_length(p, length, ip4_id(p) + later)
+    else:
+        ip6_set_payload(p, length - IP6_LEN)
 
 
 cdef int segments_of(const mblk *pkt, int l3, uint8_t *headers, layout *at) noexcept nogil:
@@ -139,7 +204,7 @@ cdef int segments_of(const mblk *pkt, int l3, uint8_t *headers, layout *at) noex
         return -EINVAL
     if pkt.gso_size == 0:
         return 1
-    if pkt.gso_type != (GSO_TCP4 if at.ip.proto == IPPROTO_TCP_ else GSO_UDP):
+    if pkt.gso_type != gso_of(at):
         return -EINVAL
     return (at.length + pkt.gso_size - 1) // pkt.gso_size if at.length else 1
 
@@ -155,8 +220,8 @@ cdef void patch(uint8_t *p, int l3, const layout *at, int i, bint last, uint32_t
     """Turn the copied headers of the whole into those of segment i; the checksum field becomes 0."""
     cdef uint8_t *l4 = p + at.l4
     cdef uint8_t flags
-    ip4_set_length(p + l3, at.payload - l3 + n, ip4_id(p + l3) + i)
-    if at.ip.proto == IPPROTO_TCP_:
+    set_length(p + l3, at, at.payload - l3 + n, i)
+    if at.proto == IPPROTO_TCP_:
         flags = tcp_flags(l4)
         if not last:
             flags &= ~(TH_FIN | TH_PSH)
@@ -173,7 +238,7 @@ cdef mblk *segment(context *ctx, mblk *pkt, const uint8_t *headers, int l3, cons
     """Wire packet i of a super-segment."""
     cdef uint32_t offset = <uint32_t>i * pkt.gso_size
     cdef uint32_t n = min(at.length - offset, <uint32_t>pkt.gso_size)
-    cdef uint32_t sum = ip4_pseudo(at.ip.src, at.ip.dst, at.ip.proto, at.payload - at.l4 + n)
+    cdef uint32_t sum = ip_pseudo(&at.src, &at.dst, at.proto, at.payload - at.l4 + n)
     cdef mblk *m = header_block(ctx, at.payload)
     cdef mblk *data = NULL
     if m == NULL:
@@ -272,14 +337,14 @@ cdef struct run:
 
 
 cdef bint same_flow(const run *r, const mblk *m, const layout *at) noexcept nogil:
-    return (r.at.ip.src == at.ip.src and r.at.ip.dst == at.ip.dst
+    return (ip_equal(&r.at.src, &at.src) and ip_equal(&r.at.dst, &at.dst)
             and memcmp(r.head.rptr + r.at.l4, m.rptr + at.l4, 4) == 0)
 
 
 cdef bint verified(context *ctx, mblk *m, const layout *at) noexcept nogil:
     cdef uint32_t sum
     if m.csum == CSUM_NONE:
-        sum = ip4_pseudo(at.ip.src, at.ip.dst, IPPROTO_TCP_, m.pkt_len - at.l4)
+        sum = ip_pseudo(&at.src, &at.dst, IPPROTO_TCP_, m.pkt_len - at.l4)
         sum = csum_add(sum, csum_fold(msgcsum(&ctx.book, LR_CSUM_RX, m, at.l4, m.pkt_len - at.l4)))
         if csum_fold(sum) != 0xFFFF:
             return False
@@ -291,7 +356,8 @@ cdef bint read_tcp(mblk *m, int l3, layout *at) noexcept nogil:
     """Whether it is a TCP packet with its headers in the first block, without IP options."""
     if m.gso_size or read_layout(m.rptr, mblk_len(m), m.pkt_len, l3, at) < 0:
         return False
-    return at.ip.proto == IPPROTO_TCP_ and at.ip.header_len == IP4_LEN and mblk_len(m) >= at.payload
+    return (at.proto == IPPROTO_TCP_ and at.l4 == <uint32_t>l3 + (IP4_LEN if at.version == 4 else IP6_LEN)
+            and mblk_len(m) >= at.payload)
 
 
 cdef inline bint plain_data(const mblk *m, const layout *at) noexcept nogil:
@@ -302,7 +368,7 @@ cdef bint fits(const run *r, const mblk *m, const layout *at) noexcept nogil:
     cdef size_t header_len = at.payload - at.l4
     return (tcp_seq(m.rptr + at.l4) == r.next_seq
             and at.payload == r.at.payload and at.length <= r.at.length
-            and at.ip.tos == r.at.ip.tos and at.ip.ttl == r.at.ip.ttl and at.ip.df == r.at.ip.df
+            and at.tos == r.at.tos and at.ttl == r.at.ttl and at.df == r.at.df and at.label == r.at.label
             and r.head.pkt_len + at.length <= IP4_MAX
             and tcp_same_but_seq(r.head.rptr + at.l4, m.rptr + at.l4, header_len))
 
@@ -321,10 +387,10 @@ cdef void join(context *ctx, run *r, mblk *taken, const layout *at, int l3) noex
     r.tail = last_block(data)
     r.head.pkt_len += at.length
     r.head.gso_size = r.at.length
-    r.head.gso_type = GSO_TCP4
+    r.head.gso_type = gso_of(at)
     r.head.segs = (r.head.segs if r.head.segs else 1) + 1
     r.next_seq += at.length
-    ip4_set_length(p + l3, r.head.pkt_len - l3, ip4_id(p + l3))
+    set_length(p + l3, at, r.head.pkt_len - l3, 0)
     if push:
         tcp_set_flags(p + at.l4, tcp_flags(p + at.l4) | TH_PSH)
     count(&ctx.n, C_SW_COALESCE)

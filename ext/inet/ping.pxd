@@ -1,6 +1,7 @@
 """Endpoints that send ICMP echo requests and queue what comes back, as Linux's SOCK_DGRAM, IPPROTO_ICMP sockets do.
 
-The kernel's port of such a socket is our identifier: it is ours alone, and finds the endpoint. No sockets in here.
+The kernel's port of such a socket is our identifier: it is ours alone, and finds the endpoint. One whose entry says
+FLOW_V6 speaks ICMPv6. No sockets in here.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t

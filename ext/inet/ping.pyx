@@ -1,25 +1,27 @@
 """Echo endpoints: see ping.pxd."""
 
-from libc.errno cimport EACCES, EADDRINUSE, EAGAIN, EMSGSIZE, ENOBUFS, ENOMEM
+from libc.errno cimport EACCES, EADDRINUSE, EAFNOSUPPORT, EAGAIN, EMSGSIZE, ENOBUFS, ENOMEM
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from ustack._core.base.addr cimport ip_equal, ip_from4, ip_is_multicast, ipaddr
+from ustack._core.base.addr cimport ip_equal, ip_from4, ip_is4, ip_is_multicast, ipaddr
 from ustack._core.base.checksum cimport csum_add, csum_finish, csum_fold, csum_partial
-from ustack._core.base.codes cimport CSUM_OK, EV_ERR, EV_IN, EV_OUT, IPPROTO_ICMP_
+from ustack._core.base.codes cimport CSUM_OK, EV_ERR, EV_IN, EV_OUT, IPPROTO_ICMP_, IPPROTO_ICMPV6_
 from ustack._core.base.counters cimport C_ICMP_IGNORED, C_ICMP_TX, C_IP_NOMEM, C_PING_RCVBUF, count
 from ustack._core.base.ledger cimport LR_CSUM_TX
 from ustack._core.base.ready cimport ready_forget, ready_post
 from ustack._core.base.rng cimport rng_next
-from ustack._core.inet.demux cimport flow_entry, flow_find_local, flow_insert, flow_remove, flow_table_free, \
-    flow_table_init
-from ustack._core.inet.inet cimport (IP_DF, icmp_errno, inet, ip_error, ip_output, ip_packet, path_check, path_release,
-                                     path_resolve, path_room)
+from ustack._core.inet.demux cimport (FLOW_V6, flow_any, flow_entry, flow_find_local, flow_insert, flow_remove,
+                                      flow_table_free, flow_table_init)
+from ustack._core.inet.inet cimport (ICMP_ERR_TOO_BIG, IP_DF, icmp_errno, inet, ip_error, ip_output, ip_packet,
+                                     path_check, path_pseudo, path_release, path_resolve, path_room)
+from ustack._core.inet.pmtu cimport pmtu_learn
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport (alloc_header, dupmsg, freelist, freemsg, linkb, mblk, msgcsum, msgdsize,
                                     msgtruesize, unlinkb)
 from ustack._core.wire.icmp cimport ICMP_ECHO, ICMP_LEN, ICMP_SUM, icmp_emit, icmp_header, icmp_parse
+from ustack._core.wire.icmp6 cimport ICMP6_ECHO, icmp6_emit, icmp6_header
 from ustack._core.wire.bytes cimport put_sum
 from ustack._core.wire.udp cimport UDP_MAX
 
@@ -96,9 +98,15 @@ cdef void ping_close(ping_pcb *p) noexcept nogil:
     free(p)
 
 
+cdef inline bint speaks6(const ping_pcb *p) noexcept nogil:
+    return p.entry.family & FLOW_V6 != 0
+
+
 # --- out ------------------------------------------------------------------------------------------------------
 cdef int find_way(ping_pcb *p, const ipaddr *to) noexcept nogil:
-    cdef ipaddr any = ip_from4(0)
+    cdef ipaddr any = flow_any(&p.entry)
+    if ip_is4(to) == speaks6(p):
+        return -EAFNOSUPPORT
     if p.way.ifp != NULL and ip_equal(&p.way.dst, to):
         return path_check(p.owner.net, &p.way)
     path_release(p.owner.net, &p.way)
@@ -109,17 +117,25 @@ cdef mblk *message(ping_pcb *p, mblk *taken, size_t length, uint16_t seq) noexce
     """The echo request, complete with its checksum."""
     cdef context *ctx = p.owner.ctx
     cdef icmp_header h
+    cdef icmp6_header h6
     cdef uint32_t sum
     cdef mblk *m = alloc_header(ctx.mem)
     if m == NULL:
         count(&ctx.n, C_IP_NOMEM)
         freemsg(taken)
         return NULL
-    memset(&h, 0, sizeof(h))
-    h.type = ICMP_ECHO
-    h.id = p.id
-    h.seq = seq
-    icmp_emit(m.rptr, &h)
+    if speaks6(p):
+        memset(&h6, 0, sizeof(h6))
+        h6.type = ICMP6_ECHO
+        h6.id = p.id
+        h6.seq = seq
+        icmp6_emit(m.rptr, &h6)
+    else:
+        memset(&h, 0, sizeof(h))
+        h.type = ICMP_ECHO
+        h.id = p.id
+        h.seq = seq
+        icmp_emit(m.rptr, &h)
     m.wptr = m.rptr + ICMP_LEN
     m.pkt_len = ICMP_LEN + length
     m.csum = CSUM_OK
@@ -127,6 +143,8 @@ cdef mblk *message(ping_pcb *p, mblk *taken, size_t length, uint16_t seq) noexce
     if taken != NULL:
         sum = csum_add(sum, csum_fold(msgcsum(&ctx.book, LR_CSUM_TX, taken, 0, length)))
         linkb(m, taken)
+    if speaks6(p):
+        sum = csum_add(sum, path_pseudo(&p.way, IPPROTO_ICMPV6_, ICMP_LEN + length))
     put_sum(m.rptr + ICMP_SUM, csum_finish(sum))
     return m
 
@@ -154,7 +172,8 @@ cdef int ping_send(ping_pcb *p, mblk *taken, const ipaddr *to, uint16_t seq) noe
     if m == NULL:
         return -ENOBUFS
     count(&p.owner.ctx.n, C_ICMP_TX)
-    return ip_output(p.owner.net, &p.way, m, IPPROTO_ICMP_, p.ttl, p.tos, IP_DF if p.df else 0)
+    return ip_output(p.owner.net, &p.way, m, IPPROTO_ICMPV6_ if speaks6(p) else IPPROTO_ICMP_, p.ttl, p.tos,
+                     IP_DF if p.df else 0)
 
 
 # --- in -------------------------------------------------------------------------------------------------------
@@ -167,7 +186,7 @@ cdef void ping_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nog
     cdef int64_t size
     icmp_parse(taken.rptr, &h)
     p = find(g, h.id)
-    if p == NULL:
+    if p == NULL or speaks6(p) != (ip.proto == IPPROTO_ICMPV6_):
         count(&g.ctx.n, C_ICMP_IGNORED)
         freemsg(taken)
         return
@@ -208,9 +227,13 @@ cdef void ping_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nog
 cdef void ping_error(void *owner, const ip_error *e) noexcept nogil:
     cdef ping *g = <ping *>owner
     cdef ping_pcb *p = find(g, e.sport)
-    if p == NULL:
+    if p == NULL or speaks6(p) != (e.proto == IPPROTO_ICMPV6_):
         count(&g.ctx.n, C_ICMP_IGNORED)
         return
+    if e.kind == ICMP_ERR_TOO_BIG and speaks6(p):
+        pmtu_learn(g.net, &e.dst, e.mtu)
+        if not p.df:
+            return              # the next one goes in fragments
     p.error = icmp_errno(e.kind)
     p.error_type = e.type
     p.error_code = e.code

@@ -4,7 +4,7 @@ from libc.errno cimport EEXIST, EINVAL, ENOMEM, ENOSPC, ESRCH
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memmove
 
-from ustack._core.base.addr cimport ip_equal, ip_in_prefix, ipaddr
+from ustack._core.base.addr cimport ip_equal, ip_in_prefix, ip_is4, ipaddr
 from ustack._core.inet.inet cimport inet
 from ustack._core.inet.netif cimport netif
 
@@ -111,8 +111,12 @@ cdef void route_purge(inet *net, const netif *ifp) noexcept nogil:
 
 cdef const route *route_find(inet *net, const ipaddr *dst) noexcept nogil:
     cdef route_table *t = <route_table *>net.routes
+    cdef bint v4 = ip_is4(dst)
     cdef int i
     for i in range(t.n):
+        # ::/0 is not for IPv4, although the mapped addresses lie in it.
+        if (t.entries[i].bits >= 96 and ip_is4(&t.entries[i].prefix)) != v4:
+            continue
         if t.entries[i].ifp.up and ip_in_prefix(dst, &t.entries[i].prefix, t.entries[i].bits):
             return &t.entries[i]
     return NULL

@@ -16,7 +16,7 @@ from ustack._core.base.addr cimport ip_equal, ipaddr
 from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
 from ustack._core.base.types cimport ns_t
 from ustack._core.mem.mblk cimport freelist, freemsg, mblk, msgbytes, msgcopyin, msgcopyout
-from ustack._core.py.address cimport format_endpoint, parse_endpoint
+from ustack._core.py.address cimport AF_INET, AF_INET6, format_endpoint, parse_endpoint
 from ustack._core.py.calls cimport NO_WAIT, call_recv_many, call_recvfrom, call_send_many
 from ustack._core.py.driver cimport driver
 from ustack._core.py.errors cimport fail
@@ -40,6 +40,10 @@ cdef int stopped(int r, ns_t deadline) except -1:
         raise BlockingIOError(EAGAIN, "Resource temporarily unavailable")
     fail(r)
     return 0
+
+
+cdef inline int family_of(const sock *s) noexcept:
+    return AF_INET6 if s.v6 else AF_INET
 
 
 # --- out ------------------------------------------------------------------------------------------------------
@@ -72,7 +76,7 @@ cdef object send_datagrams(driver *d, sock *s, object buffers, object address, n
     cdef int done = 0
     cdef int stop, r
     if address is not None:
-        parse_endpoint(address, &host, &port, "sendmmsg")
+        parse_endpoint(family_of(s), address, &host, &port, "sendmmsg")
         to = &host
     try:
         stop = copy_each(d, buffers, &left)
@@ -115,14 +119,14 @@ cdef struct cursor:
     udp_meta *shown             # of the address that was made last
 
 
-cdef object step(cursor *c, object address):
+cdef object step(sock *s, cursor *c, object address):
     """The next datagram: its address, the same object as long as it stays the same. c.m is not NULL."""
     cdef udp_meta *meta = <udp_meta *>c.m.rptr
     c.n = c.m.pkt_len - c.at
     if meta.gso_size and meta.gso_size < c.n:
         c.n = meta.gso_size
     if c.shown == NULL or c.shown.sport != meta.sport or not ip_equal(&c.shown.src, &meta.src):
-        address = format_endpoint(&meta.src, meta.sport)
+        address = format_endpoint(family_of(s), &meta.src, meta.sport)
         c.shown = meta
     return address
 
@@ -142,7 +146,7 @@ cdef list recv_datagrams(driver *d, sock *s, int max, size_t size, ns_t deadline
     address = None
     try:
         while c.m != NULL:
-            address = step(&c, address)
+            address = step(s, &c, address)
             n = c.n if c.n < size else size
             data = PyBytes_FromStringAndSize(NULL, n)
             msgcopyout(&d.eng.ctx.book, LR_RX_COPY, c.m.cont, c.at, PyBytes_AS_STRING(data), n)
@@ -162,7 +166,7 @@ cdef list recv_datagrams_into(driver *d, sock *s, char *to, size_t stride, int m
     address = None
     try:
         while c.m != NULL:
-            address = step(&c, address)
+            address = step(s, &c, address)
             n = c.n if c.n < stride else stride
             msgcopyout(&d.eng.ctx.book, LR_RX_COPY, c.m.cont, c.at, to, n)
             to += stride
@@ -203,4 +207,4 @@ cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, bint
         anc.append((SOL_UDP, UDP_GRO, struct.pack("i", meta.gso_size)))
     elif meta.gso_size:
         flags |= MSG_CTRUNC
-    return at, anc, flags, format_endpoint(&meta.src, meta.sport)
+    return at, anc, flags, format_endpoint(family_of(s), &meta.src, meta.sport)

@@ -2,18 +2,20 @@
 
 import struct
 
-from libc.errno cimport EBADF, EINVAL, ENOPROTOOPT
-from libc.stdint cimport int64_t
+from libc.errno cimport EBADF, EINVAL, ENOPROTOOPT, ENOTCONN
+from libc.stdint cimport int64_t, uint8_t
 
+from ustack._core.inet.demux cimport FLOW_V6, FLOW_V6ONLY
+from ustack._core.inet.pmtu cimport pmtu_of
 from ustack._core.py.driver cimport driver, driver_lock, driver_unlock
 from ustack._core.py.errors cimport fail
 from ustack._core.stack.sockets cimport SOCK_TCP, SOCK_UDP, sock
 from ustack._core.tcp.tcp cimport (
     TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2,
     TCPO_MAX_PACING_RATE, TCPO_MAXSEG, TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT,
-    TCPO_REUSEADDR, TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPS_LISTEN,
+    TCPO_REUSEADDR, TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPO_V6ONLY, TCPS_LISTEN,
     tcp_get_congestion, tcp_get_info, tcp_getopt, tcp_info, tcp_setopt, tcp_state, tcp_take_error)
-from ustack._core.udp.udp cimport udp_take_error
+from ustack._core.udp.udp cimport udp_pcb, udp_take_error
 
 cdef enum:
     # Linux's numbers (asm-generic/socket.h, linux/in.h, linux/tcp.h)
@@ -40,6 +42,15 @@ cdef enum:
     IPPROTO_UDP = 17
     UDP_SEGMENT = 103           # linux/udp.h
     UDP_GRO = 104
+    IPPROTO_IPV6 = 41
+    IPV6_UNICAST_HOPS = 16
+    IPV6_MTU_DISCOVER = 23
+    IPV6_MTU = 24
+    IPV6_V6ONLY = 26
+    IPV6_DONTFRAG = 62
+    IPV6_TCLASS = 67
+    PMTUDISC_WANT = 1
+    DEFAULT_HOPS = 64
 
 cdef enum:
     TCP_NODELAY = 1
@@ -59,6 +70,9 @@ cdef int tcp_option(int level, int name) noexcept nogil:
         return socket_option(name)
     if level == IPPROTO_IP:
         return TCPO_TOS if name == IP_TOS else TCPO_TTL if name == IP_TTL else 0
+    if level == IPPROTO_IPV6:
+        return (TCPO_TTL if name == IPV6_UNICAST_HOPS else TCPO_TOS if name == IPV6_TCLASS
+                else TCPO_V6ONLY if name == IPV6_V6ONLY else 0)
     if level != IPPROTO_TCP:
         return 0
     if name == TCP_NODELAY:
@@ -149,10 +163,75 @@ cdef int udp_option(sock *s, int level, int name, int64_t *value, bint write) no
     return 0
 
 
+cdef int path_option(sock *s, int name, int64_t *value) noexcept nogil:
+    """What the path of a connected endpoint carries: -ENOTCONN of others."""
+    cdef tcp_info info
+    if name == IPV6_MTU_DISCOVER:
+        value[0] = PMTUDISC_WANT    # paths are always asked, and datagrams cut to what they say
+        return 0
+    if s.kind == SOCK_TCP:
+        tcp_get_info(s.tcp, &info)
+        value[0] = info.pmtu
+    elif s.udp.connected:
+        value[0] = pmtu_of(&s.eng.net, &s.udp.way.dst, s.udp.way.mtu)
+    else:
+        value[0] = 0
+    return 0 if value[0] else -ENOTCONN
+
+
+cdef int v6only(udp_pcb *p, int64_t *value, bint write) noexcept nogil:
+    if write and p.bound:
+        return -EINVAL
+    if write:
+        p.entry.family = FLOW_V6 | FLOW_V6ONLY if value[0] else FLOW_V6
+    value[0] = p.entry.family & FLOW_V6ONLY != 0
+    return 0
+
+
+cdef int byte_option(uint8_t *field, int64_t *value, bint write, int least) noexcept nogil:
+    """A field of the IP header: -1 means the default."""
+    if write and not -1 <= value[0] <= 255:
+        return -EINVAL
+    if write and value[0] < 0:
+        value[0] = DEFAULT_HOPS if least else 0
+    if write and value[0] < least:
+        return -EINVAL
+    if write:
+        field[0] = <uint8_t>value[0]
+    value[0] = field[0]
+    return 0
+
+
+cdef int datagram_option6(sock *s, int name, int64_t *value, bint write) noexcept nogil:
+    """Level IPPROTO_IPV6 of datagram and echo endpoints."""
+    if name == IPV6_UNICAST_HOPS:
+        return byte_option(&s.udp.ttl if s.kind == SOCK_UDP else &s.ping.ttl, value, write, 1)
+    if name == IPV6_TCLASS:
+        return byte_option(&s.udp.tos if s.kind == SOCK_UDP else &s.ping.tos, value, write, 0)
+    if s.kind == SOCK_UDP and name == IPV6_V6ONLY:
+        return v6only(s.udp, value, write)
+    if name == IPV6_DONTFRAG:
+        if write and s.kind == SOCK_UDP:
+            s.udp.df = value[0] != 0
+        elif write:
+            s.ping.df = value[0] != 0
+        value[0] = s.udp.df if s.kind == SOCK_UDP else s.ping.df
+        return 0
+    if s.kind == SOCK_UDP and name in (IPV6_MTU, IPV6_MTU_DISCOVER) and not write:
+        return path_option(s, name, value)
+    return -ENOPROTOOPT
+
+
 cdef int option_set(sock *s, int level, int name, int64_t value) noexcept nogil:
     cdef int option
     if s.closed:
         return -EBADF
+    if level == IPPROTO_IPV6 and not s.v6:
+        return -ENOPROTOOPT
+    if level == IPPROTO_IPV6 and s.kind != SOCK_TCP:
+        return datagram_option6(s, name, &value, True)
+    if level == IPPROTO_IPV6 and value == -1 and name in (IPV6_UNICAST_HOPS, IPV6_TCLASS):
+        value = DEFAULT_HOPS if name == IPV6_UNICAST_HOPS else 0
     if s.kind == SOCK_UDP:
         return udp_option(s, level, name, &value, True)
     if s.kind != SOCK_TCP:
@@ -175,6 +254,12 @@ cdef int option_get(sock *s, int level, int name, int64_t *value) noexcept nogil
     if level == SOL_SOCKET and name == SO_ACCEPTCONN:
         value[0] = s.kind == SOCK_TCP and tcp_state(s.tcp) == TCPS_LISTEN
         return 0
+    if level == IPPROTO_IPV6 and not s.v6:
+        return -ENOPROTOOPT
+    if level == IPPROTO_IPV6 and s.kind != SOCK_TCP:
+        return datagram_option6(s, name, value, False)
+    if level == IPPROTO_IPV6 and name in (IPV6_MTU, IPV6_MTU_DISCOVER):
+        return path_option(s, name, value)
     if s.kind == SOCK_UDP:
         return udp_option(s, level, name, value, False)
     if s.kind != SOCK_TCP:

@@ -1,15 +1,17 @@
 """For tests: the internet layer, UDP and echo endpoints without an engine, on interfaces that keep what they are given.
 
 The clock is a number that the test sets, interfaces are lists, and everything that a host would notice (packets sent,
-upcalls, counters, blocks that leaked) can be read.
+upcalls, counters, blocks that leaked) can be read. IPv4 addresses are numbers, IPv6 addresses are texts.
 """
+
+import socket as _stdlib
 
 from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from ustack._core.base.addr cimport ip_from4, ip_to4, ipaddr
+from ustack._core.base.addr cimport ip_from4, ip_is4, ip_to4, ipaddr
 from ustack._core.base.codes cimport CSUM_OK
 from ustack._core.base.counters cimport C_COUNT, counter_name
 from ustack._core.base.ledger cimport LR_COUNT, LR_RX_COPY, LR_TX_COPY, ledger_name
@@ -17,6 +19,7 @@ from ustack._core.base.ready cimport ready_take
 from ustack._core.base.rng cimport rng_seed
 from ustack._core.base.types cimport ns_t
 from ustack._core.base.wheel cimport wheel_deadline, wheel_init, wheel_run
+from ustack._core.inet.demux cimport FLOW_V6, FLOW_V6ONLY, flow_any
 from ustack._core.inet.inet cimport (inet, inet_add_addr, inet_add_if, inet_add_route, inet_del_route, inet_free,
                                      inet_init, inet_input, inet_remove_if, inet_upcall, ip_error, ip_output,
                                      ip_packet, path_confirm, path_release, path_resolve)
@@ -32,6 +35,22 @@ from ustack._core.sys.memory cimport (MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PRO
                                       mem_unmap)
 from ustack._core.udp.udp cimport (udp, udp_bind, udp_close, udp_connect, udp_disconnect, udp_events, udp_free,
                                    udp_init, udp_meta, udp_open, udp_pcb, udp_recv, udp_send)
+
+
+cdef ipaddr addr_of(object a) except *:
+    cdef ipaddr out
+    if not isinstance(a, str):
+        return ip_from4(a)
+    raw = _stdlib.inet_pton(_stdlib.AF_INET6, a)
+    out.hi = <uint64_t>int.from_bytes(raw[:8], "big")
+    out.lo = <uint64_t>int.from_bytes(raw[8:], "big")
+    return out
+
+
+cdef object told(const ipaddr *a):
+    if ip_is4(a):
+        return ip_to4(a)
+    return _stdlib.inet_ntop(_stdlib.AF_INET6, int(a.hi).to_bytes(8, "big") + int(a.lo).to_bytes(8, "big"))
 
 
 cdef bytes chain_bytes(const mblk *m):
@@ -117,14 +136,14 @@ cdef int count_room(netif *ifp) noexcept nogil:
 
 cdef void on_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nogil:
     with gil:
-        (<list>owner).append(("input", ip_to4(&ip.src), ip_to4(&ip.dst), ip.proto, ip.ttl, ip.length,
+        (<list>owner).append(("input", told(&ip.src), told(&ip.dst), ip.proto, ip.ttl, ip.length,
                               ip.broadcast, chain_bytes(taken)))
     freemsg(taken)
 
 
 cdef void on_error(void *owner, const ip_error *e) noexcept nogil:
     with gil:
-        (<list>owner).append(("error", ip_to4(&e.src), ip_to4(&e.dst), e.proto, e.kind, e.mtu, e.sport, e.dport,
+        (<list>owner).append(("error", told(&e.src), told(&e.dst), e.proto, e.kind, e.mtu, e.sport, e.dport,
                               e.seq))
 
 
@@ -268,18 +287,19 @@ cdef class Net:
     def remove_if(self, Interface i):
         inet_remove_if(&self.net, &i.n)
 
-    def add_addr(self, Interface i, addr: int, bits: int) -> int:
-        cdef ipaddr a = ip_from4(addr)
-        return inet_add_addr(&self.net, &i.n, &a, 96 + bits)
+    def add_addr(self, Interface i, addr: int | str, bits: int) -> int:
+        cdef ipaddr a = addr_of(addr)
+        return inet_add_addr(&self.net, &i.n, &a, bits if isinstance(addr, str) else 96 + bits)
 
-    def add_route(self, prefix: int, bits: int, gateway: int = 0, Interface i=None) -> int:
-        cdef ipaddr a = ip_from4(prefix)
-        cdef ipaddr g = ip_from4(gateway)
-        return inet_add_route(&self.net, &a, 96 + bits, &g, &i.n if i is not None else NULL)
+    def add_route(self, prefix: int | str, bits: int, gateway: int | str = 0, Interface i=None) -> int:
+        cdef ipaddr a = addr_of(prefix)
+        cdef ipaddr g = addr_of(gateway)
+        return inet_add_route(&self.net, &a, bits if isinstance(prefix, str) else 96 + bits, &g,
+                              &i.n if i is not None else NULL)
 
-    def del_route(self, prefix: int, bits: int) -> int:
-        cdef ipaddr a = ip_from4(prefix)
-        return inet_del_route(&self.net, &a, 96 + bits)
+    def del_route(self, prefix: int | str, bits: int) -> int:
+        cdef ipaddr a = addr_of(prefix)
+        return inet_del_route(&self.net, &a, bits if isinstance(prefix, str) else 96 + bits)
 
     # --- packets
     def input(self, Interface i, data: bytes, csum: int = 0, gso_size: int = 0, gso_type: int = 0, cuts=(),
@@ -307,24 +327,24 @@ cdef class Net:
         """Note input and errors of a protocol in ``events``."""
         inet_upcall(&self.net, proto, <void *>self.events, on_input, on_error)
 
-    def resolve(self, dst: int, src: int = 0) -> tuple | int:
+    def resolve(self, dst: int | str, src: int | str = 0) -> tuple | int:
         """(interface index, source, next hop, MTU, broadcast), or -errno."""
         cdef path p
-        cdef ipaddr s = ip_from4(src)
-        cdef ipaddr d = ip_from4(dst)
+        cdef ipaddr s = addr_of(src)
+        cdef ipaddr d = addr_of(dst)
         cdef int result = path_resolve(&self.net, &p, &s, &d)
         if result < 0:
             return result
-        out = (p.ifp.index, ip_to4(&p.src), ip_to4(&p.next_hop), p.mtu, bool(p.broadcast))
+        out = (p.ifp.index, told(&p.src), told(&p.next_hop), p.mtu, bool(p.broadcast))
         path_release(&self.net, &p)
         return out
 
-    def output(self, dst: int, proto: int, data: bytes, flags: int = 0, ttl: int = 64, src: int = 0,
+    def output(self, dst: int | str, proto: int | str, data: bytes, flags: int = 0, ttl: int = 64, src: int | str = 0,
                confirm: bool = False, gso_size: int = 0, gso_type: int = 0) -> int:
         """Send a transport packet as it is."""
         cdef path p
-        cdef ipaddr s = ip_from4(src)
-        cdef ipaddr d = ip_from4(dst)
+        cdef ipaddr s = addr_of(src)
+        cdef ipaddr d = addr_of(dst)
         cdef int result = path_resolve(&self.net, &p, &s, &d)
         cdef mblk *m
         if result < 0:
@@ -389,11 +409,11 @@ cdef class Net:
             raise OSError(-result, "udp_send")
         return start / <double>rounds
 
-    def udp_socket(self) -> Udp:
-        return Udp(self)
+    def udp_socket(self, v6: bool = False, v6only: bool = False) -> Udp:
+        return Udp(self, v6, v6only)
 
-    def ping_socket(self, id: int = 0) -> Ping:
-        return Ping(self, id)
+    def ping_socket(self, id: int = 0, v6: bool = False) -> Ping:
+        return Ping(self, id, v6)
 
     def ready(self) -> int:
         """Drain the ready list; how many entries it had."""
@@ -409,12 +429,15 @@ cdef class Udp:
     cdef udp_pcb *p
     cdef Net net
 
-    def __cinit__(self, Net net):
+    def __cinit__(self, Net net, v6: bool = False, v6only: bool = False):
         self.net = net
         self.p = udp_open(&net.u)
         if self.p == NULL:
             raise MemoryError
         self.p.rdy.owner = self.p
+        if v6:
+            self.p.entry.family = FLOW_V6 | (FLOW_V6ONLY if v6only else 0)
+            self.p.entry.key.laddr = flow_any(&self.p.entry)
 
     def close(self):
         if self.p != NULL:
@@ -434,6 +457,8 @@ cdef class Udp:
                 self.p.rcvbuf = value
             elif name == "ttl":
                 self.p.ttl = value
+            elif name == "df":
+                self.p.df = value
             elif name == "shut_rd":
                 self.p.shut_rd = value
             elif name == "shut_wr":
@@ -442,25 +467,25 @@ cdef class Udp:
                 raise TypeError(name)
 
     @property
-    def local(self) -> tuple[int, int]:
-        return ip_to4(&self.p.entry.key.laddr), self.p.entry.key.lport
+    def local(self) -> tuple:
+        return told(&self.p.entry.key.laddr), self.p.entry.key.lport
 
     @property
     def held(self) -> int:
         return self.p.held
 
-    def bind(self, addr: int, port: int) -> int:
-        cdef ipaddr a = ip_from4(addr)
+    def bind(self, addr: int | str, port: int) -> int:
+        cdef ipaddr a = addr_of(addr)
         return udp_bind(self.p, &a, port)
 
-    def connect(self, addr: int, port: int) -> int:
-        cdef ipaddr a = ip_from4(addr)
+    def connect(self, addr: int | str, port: int) -> int:
+        cdef ipaddr a = addr_of(addr)
         return udp_connect(self.p, &a, port)
 
     def disconnect(self) -> int:
         return udp_disconnect(self.p)
 
-    def send(self, data: bytes, to: tuple[int, int] | None = None, gso_size: int = 0, stride: int = 0) -> int:
+    def send(self, data: bytes, to: tuple | None = None, gso_size: int = 0, stride: int = 0) -> int:
         cdef ipaddr a
         cdef mblk *m = NULL
         cdef uint16_t port = 0
@@ -473,11 +498,11 @@ cdef class Udp:
                 return -ENOMEM
         if to is None:
             return udp_send(self.p, m, NULL, 0, gso_size)
-        a = ip_from4(to[0])
+        a = addr_of(to[0])
         port = to[1]
         return udp_send(self.p, m, &a, port, gso_size)
 
-    def recv(self, peek: bool = False) -> tuple[bytes, int, int, int] | None:
+    def recv(self, peek: bool = False) -> tuple | None:
         """(data, source address, source port, ttl)."""
         cdef udp_meta meta
         cdef mblk *m = udp_recv(self.p, &meta, peek)
@@ -485,7 +510,7 @@ cdef class Udp:
             return None
         data = chain_bytes(m)
         freemsg(m)
-        return data, ip_to4(&meta.src), meta.sport, meta.ttl
+        return data, told(&meta.src), meta.sport, meta.ttl
 
     def events(self) -> int:
         return udp_events(self.p)
@@ -501,12 +526,14 @@ cdef class Ping:
     cdef ping_pcb *p
     cdef Net net
 
-    def __cinit__(self, Net net, id: int = 0):
+    def __cinit__(self, Net net, id: int = 0, v6: bool = False):
         cdef int err = 0
         self.net = net
         self.p = ping_open(&net.g, id, &err)
         if self.p == NULL:
             raise OSError(-err, "ping_open")
+        if v6:
+            self.p.entry.family = FLOW_V6
         self.p.rdy.owner = self.p
 
     @property
@@ -517,14 +544,14 @@ cdef class Ping:
     def error(self) -> tuple[int, int, int]:
         return self.p.error, self.p.error_type, self.p.error_code
 
-    def send(self, data: bytes, to: int, seq: int) -> int:
-        cdef ipaddr a = ip_from4(to)
+    def send(self, data: bytes, to: int | str, seq: int) -> int:
+        cdef ipaddr a = addr_of(to)
         cdef mblk *m = NULL
         if data:
             m = msgcopyin(self.net.ctx.mem, &self.net.ctx.book, LR_TX_COPY, <const uint8_t *>data, len(data))
         return ping_send(self.p, m, &a, seq)
 
-    def recv(self) -> tuple[bytes, int, int] | None:
+    def recv(self) -> tuple | None:
         """(data, source, sequence number)."""
         cdef ping_meta meta
         cdef mblk *m = ping_recv(self.p, &meta, False)
@@ -532,7 +559,7 @@ cdef class Ping:
             return None
         data = chain_bytes(m)
         freemsg(m)
-        return data, ip_to4(&meta.src), meta.seq
+        return data, told(&meta.src), meta.seq
 
     def close(self):
         if self.p != NULL:

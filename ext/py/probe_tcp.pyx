@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ustack._core.base.addr cimport ip_from4, ip_to4, ipaddr
+from ustack._core.base.codes cimport CAP_TSO4, CAP_TSO6
 from ustack._core.base.counters cimport C_COUNT, counter_name
 from ustack._core.base.ledger cimport LR_COUNT, LR_PIPE_IN, LR_PIPE_OUT, LR_RX_COPY, LR_TX_COPY, ledger_name
 from ustack._core.base.ready cimport ready, ready_take
@@ -38,6 +39,25 @@ OPTIONS = {"nodelay": 1, "maxseg": 2, "keepalive": 3, "keepidle": 4, "keepintvl"
            "linger2": 8, "user_timeout": 9, "sndbuf": 10, "rcvbuf": 11, "reuseaddr": 12, "reuseport": 13, "cork": 14,
            "quickack": 15, "tos": 16, "ttl": 17, "oobinline": 18, "rcvlowat": 19, "max_pacing_rate": 20}
 COOKIES = {"auto": TCP_COOKIES_AUTO, "never": TCP_COOKIES_NEVER, "always": TCP_COOKIES_ALWAYS}
+
+
+# The version that new hosts speak. With 6 the address n stands for fd00::n, and all sizes of links are larger by what
+# the header is: scripts that know nothing of it see the same segments.
+_version = 4
+
+
+def speak(version: int) -> None:
+    """Let new hosts speak IPv4 or IPv6."""
+    global _version
+    _version = version
+
+
+cdef ipaddr addr_of(object number, bint v6):
+    cdef ipaddr a = ip_from4(number)
+    if v6:
+        a.hi = <uint64_t>0xFD00 << 48 if number not in (0, 0x7F000001) else 0
+        a.lo = number if number != 0x7F000001 else 1
+    return a
 
 
 cdef bytes chain_bytes(const mblk *m):
@@ -91,12 +111,19 @@ cdef class Host:
     cdef netif n
     cdef wire w
     cdef bint open
+    cdef readonly bint v6
     cdef readonly object conns
 
     def __cinit__(self, addr: int = 0x0A000001, seed: int = 1, mtu: int = 1500, caps: int = 0, gso_max: int = 65535,
                   budget: int = 0, now: int = 1_000_000_000, limit: int = 1000, loopback: bool = False):
         cdef uint64_t word = seed
-        cdef ipaddr a = ip_from4(addr)
+        cdef ipaddr a
+        self.v6 = _version == 6
+        if self.v6:
+            mtu = mtu + 20
+            gso_max = gso_max + 20
+            caps |= CAP_TSO6 if caps & CAP_TSO4 else 0
+        a = addr_of(addr, self.v6)
         memset(&self.ctx, 0, sizeof(self.ctx))
         memset(&self.n, 0, sizeof(self.n))
         memset(&self.w, 0, sizeof(self.w))
@@ -118,7 +145,7 @@ cdef class Host:
         self.n.caps = caps
         self.open = True
         inet_add_if(&self.net, &self.n)
-        inet_add_addr(&self.net, &self.n, &a, 96 + 8)
+        inet_add_addr(&self.net, &self.n, &a, 104 if self.v6 else 96 + 8)
         self.conns = []
 
     def close(self) -> int:
@@ -183,7 +210,7 @@ cdef class Host:
         m.pkt_len = n
         m.csum = csum
         m.gso_size = gso_size
-        m.gso_type = 1 if gso_size else 0
+        m.gso_type = (2 if self.v6 else 1) if gso_size else 0
         inet_input(&self.net, &self.n, m)
         if egress:
             tcp_egress(&self.t)
@@ -234,9 +261,9 @@ cdef class Host:
         """An ICMP error about a segment of ours, as the internet layer tells it."""
         cdef ip_error e
         memset(&e, 0, sizeof(e))
-        e.src = ip_from4(local[0])
+        e.src = addr_of(local[0], self.v6)
         e.sport = local[1]
-        e.dst = ip_from4(remote[0])
+        e.dst = addr_of(remote[0], self.v6)
         e.dport = remote[1]
         e.seq = seq & 0xFFFFFFFF
         e.kind = kind
@@ -295,6 +322,8 @@ cdef class Host:
         cdef tcb *c = tcp_open(&self.t)
         if c == NULL:
             raise MemoryError
+        if self.v6:
+            tcp_use_ip6(c)
         return Conn.wrap(self, c, options)
 
     @staticmethod
@@ -343,11 +372,11 @@ cdef class Conn:
         return value
 
     def bind(self, addr: int, port: int) -> int:
-        cdef ipaddr a = ip_from4(addr)
+        cdef ipaddr a = addr_of(addr, self.host.v6)
         return tcp_bind(self.c, &a, port)
 
     def connect(self, addr: int, port: int) -> int:
-        cdef ipaddr a = ip_from4(addr)
+        cdef ipaddr a = addr_of(addr, self.host.v6)
         err = tcp_connect(self.c, &a, port)
         tcp_egress(&self.host.t)
         return err

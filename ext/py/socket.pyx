@@ -18,12 +18,12 @@ from libc.errno cimport (
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
-from ustack._core.base.addr cimport ip_from4, ipaddr
+from ustack._core.base.addr cimport ipaddr
 from ustack._core.base.codes cimport EV_ERR, EV_HUP
 from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
 from ustack._core.base.types cimport NS_NEVER, ns_t
 from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgcopyin, msgcopyout, msgdsize
-from ustack._core.py.address cimport format_endpoint, parse_endpoint
+from ustack._core.py.address cimport AF_INET, AF_INET6, format_endpoint, parse_endpoint
 from ustack._core.py.buffers cimport wrap_mblk
 from ustack._core.py.calls cimport (
     NO_WAIT, call_accept, call_connect, call_connect_wait, call_recv, call_recv_now, call_recvfrom, call_send,
@@ -44,11 +44,11 @@ from ustack._core.tcp.tcp cimport (
 from ustack._core.udp.udp cimport UDP_OWN_SIZE, udp_bind, udp_disconnect, udp_meta
 
 cdef enum:
-    AF_INET = 2
     AF_UNSPEC = 0
     STREAM = 1
     DGRAM = 2
     IPPROTO_ICMP = 1
+    IPPROTO_ICMPV6 = 58
     MSG_PEEK = 2
     MSG_TRUNC = 0x20
     MSG_DONTWAIT = 0x40
@@ -93,10 +93,12 @@ def _close_all(Stack stack):
 cdef class Socket:
     """A socket over one stack; the methods, arguments and errors are those of the standard ``socket.socket``.
 
-    family: AF_INET; type: SOCK_STREAM, SOCK_DGRAM; proto: 0, or IPPROTO_ICMP with SOCK_DGRAM for echo requests.
+    family: AF_INET, AF_INET6; type: SOCK_STREAM, SOCK_DGRAM; proto: 0, or IPPROTO_ICMP (IPPROTO_ICMPV6) with
+    SOCK_DGRAM for echo requests. Addresses are (host, port), of AF_INET6 (host, port, flowinfo, scope_id).
     """
 
     def __cinit__(self, Stack stack not None, int family=AF_INET, int type=STREAM, int proto=0, *, _accepted=None):
+        cdef bint v6 = family == AF_INET6
         self.stack = stack
         self.d = stack.d
         self.timeout_ns = 0 if stack.d.manual else -1
@@ -112,7 +114,7 @@ cdef class Socket:
         stack.enter()
         with nogil:
             driver_lock(self.d)
-            self.s = sock_new(&self.d.eng, kind)
+            self.s = sock_new(&self.d.eng, kind, v6)
             driver_unlock(self.d)
         stack.leave()
         if self.s == NULL:
@@ -206,7 +208,7 @@ cdef class Socket:
         cdef ipaddr host
         cdef uint16_t port = 0
         cdef int r
-        parse_endpoint(address, &host, &port, "bind")
+        parse_endpoint(self.family, address, &host, &port, "bind")
         self.enter()
         with nogil:
             driver_lock(self.d)
@@ -246,8 +248,9 @@ cdef class Socket:
 
     def getsockname(self):
         """(host, port) of this end; ("0.0.0.0", 0) before it is bound."""
-        cdef ipaddr a = ip_from4(0)
+        cdef ipaddr a
         cdef uint16_t port = 0
+        a.hi = a.lo = 0
         self.enter()
         with nogil:
             driver_lock(self.d)
@@ -260,13 +263,11 @@ cdef class Socket:
                 port = self.s.ping.id
             driver_unlock(self.d)
         self.leave()
-        if a.hi == 0 and a.lo == 0:
-            a = ip_from4(0)
-        return format_endpoint(&a, port)
+        return format_endpoint(self.family, &a, port)
 
     def getpeername(self):
         """(host, port) of the other end; ENOTCONN if there is none."""
-        cdef ipaddr a = ip_from4(0)
+        cdef ipaddr a
         cdef uint16_t port = 0
         cdef bint connected = False
         self.enter()
@@ -283,7 +284,7 @@ cdef class Socket:
         self.leave()
         if not connected:
             raise OSError(ENOTCONN, "Transport endpoint is not connected")
-        return format_endpoint(&a, port)
+        return format_endpoint(self.family, &a, port)
 
     # --- connecting -------------------------------------------------------------------------------------------------
 
@@ -307,7 +308,7 @@ cdef class Socket:
         cdef int r
         if self.s != NULL and self.s.kind == SOCK_UDP and address is not None and address[0] is None:
             return self._disconnect()
-        parse_endpoint(address, &host, &port, "connect")
+        parse_endpoint(self.family, address, &host, &port, "connect")
         self.enter()
         try:
             if self.s.kind == SOCK_PING:
@@ -368,7 +369,7 @@ cdef class Socket:
             return made, made.getpeername()
         except OSError:
             # It was reset before we came to look: the socket tells when it is used, as on Linux.
-            return made, ("0.0.0.0", 0)
+            return made, (("::", 0, 0, 0) if self.family == AF_INET6 else ("0.0.0.0", 0))
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -441,7 +442,7 @@ cdef class Socket:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(args)} given)")
         flags = index(args[0]) if len(args) == 2 else 0
         if not isinstance(args[-1], tuple):
-            raise TypeError(f"sendto(): AF_INET address must be tuple, not {type(args[-1]).__name__}")
+            raise TypeError(f"sendto(): an address must be a tuple, not {type(args[-1]).__name__}")
         self.enter()
         try:
             if self.s.kind == SOCK_TCP:
@@ -455,7 +456,7 @@ cdef class Socket:
         cdef mblk *m = NULL
         cdef ssize_t n
         if self.s.kind == SOCK_PING:
-            data, address = _echo_request(data, address)
+            data, address = _echo_request(self.family, data, address)
         PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
         n = b.len
         if n <= 65536:
@@ -475,7 +476,7 @@ cdef class Socket:
         cdef int r
         if address is not None:
             try:
-                parse_endpoint(address, &host, &port, "sendto")
+                parse_endpoint(self.family, address, &host, &port, "sendto")
             except BaseException:
                 freemsg(m)
                 raise
@@ -497,7 +498,7 @@ cdef class Socket:
                 raise OSError(EINVAL, "sendmsg(): of ancillary data only UDP_SEGMENT, 0 to 65535, is known here")
             gso_size = size
         if address is not None and not isinstance(address, tuple):
-            raise TypeError(f"sendmsg(): AF_INET address must be tuple, not {type(address).__name__}")
+            raise TypeError(f"sendmsg(): an address must be a tuple, not {type(address).__name__}")
         views = [memoryview(b).cast("B") for b in buffers]
         if self.type == DGRAM:
             self.enter()
@@ -715,9 +716,9 @@ cdef class Socket:
         self._copy_out(m, PyBytes_AS_STRING(data), n)
         if self.s.kind == SOCK_PING:
             # As Linux's ping sockets give it: with the ICMP header in front.
-            data = struct.pack("!BBHHH", 0, 0, 0, self.s.ping.id, meta.sport) + data
-            return data[:bufsize], format_endpoint(&meta.src, 0), whole + 8
-        return data, format_endpoint(&meta.src, meta.sport), whole
+            data = struct.pack("!BBHHH", 129 if self.family == AF_INET6 else 0, 0, 0, self.s.ping.id, meta.sport) + data
+            return data[:bufsize], format_endpoint(self.family, &meta.src, 0), whole + 8
+        return data, format_endpoint(self.family, &meta.src, meta.sport), whole
 
     cdef tuple _recv_datagram_into(self, char *to, size_t room, int flags):
         cdef udp_meta meta
@@ -725,7 +726,7 @@ cdef class Socket:
         cdef size_t whole = msgdsize(m)
         cdef size_t n = whole if whole < room else room
         self._copy_out(m, to, n)
-        return (whole if flags & MSG_TRUNC else n), format_endpoint(&meta.src, meta.sport), whole
+        return (whole if flags & MSG_TRUNC else n), format_endpoint(self.family, &meta.src, meta.sport), whole
 
     def recvfrom(self, ssize_t bufsize, int flags=0):
         """(data, (host, port) of the sender)."""
@@ -1054,11 +1055,12 @@ def _check_sizes(ssize_t bufsize, ssize_t ancbufsize, call):
         raise ValueError(f"invalid ancillary data buffer length in {call}()")
 
 
-def _echo_request(data, address):
+def _echo_request(family, data, address):
     """An echo request as Linux's ping sockets take it (ICMP header and payload) into (payload, (host, sequence))."""
     raw = bytes(data)
-    if len(raw) < 8 or raw[0] != 8 or raw[1] != 0:
-        raise OSError(EINVAL, "an echo socket sends ICMP echo requests: type 8, code 0, 8 bytes of header or more")
+    kind = 128 if family == AF_INET6 else 8
+    if len(raw) < 8 or raw[0] != kind or raw[1] != 0:
+        raise OSError(EINVAL, f"an echo socket sends echo requests: type {kind}, code 0, 8 bytes of header or more")
     if address is None:
         raise OSError(EDESTADDRREQ, "Destination address required")
     return raw[8:], (address[0], int.from_bytes(raw[6:8], "big"))
@@ -1080,13 +1082,13 @@ cdef bint _delivered(void *arg) noexcept nogil:
 
 
 cdef int _kind(int family, int type, int proto) except -1:
-    if family != AF_INET:
-        raise OSError(97, "Address family not supported: this stack has AF_INET")
+    if family not in (AF_INET, AF_INET6):
+        raise OSError(97, "Address family not supported: this stack has AF_INET and AF_INET6")
     if type == STREAM and proto in (0, 6):
         return SOCK_TCP
     if type == DGRAM and proto in (0, 17):
         return SOCK_UDP
-    if type == DGRAM and proto == IPPROTO_ICMP:
+    if type == DGRAM and proto == (IPPROTO_ICMPV6 if family == AF_INET6 else IPPROTO_ICMP):
         return SOCK_PING
     raise OSError(93, f"Protocol not supported: type {type} with protocol {proto}")
 

@@ -9,18 +9,19 @@ import warnings
 import weakref
 from collections.abc import Iterable
 
-from libc.errno cimport EINVAL, ESRCH
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport EAFNOSUPPORT, EINVAL, EMSGSIZE, ESRCH
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from ustack._core.base.addr cimport ip_from4, ipaddr
+from ustack._core.base.addr cimport ip_from4, ip_is4, ipaddr
 from ustack._core.base.counters cimport C_COUNT, counter_meaning, counter_name
 from ustack._core.base.ledger cimport LR_COUNT, ledger_meaning, ledger_name
 from ustack._core.base.types cimport NS_NEVER, atomic_dec32, atomic_inc32, atomic_load32, ns_t
+from ustack._core.inet.demux cimport FLOW_V6
 from ustack._core.inet.inet cimport inet_add_addr, inet_add_route, inet_del_route
 from ustack._core.link.link cimport link as link_struct
 from ustack._core.mem.arena cimport arena, arena_live, arena_ref, arena_unref
-from ustack._core.py.address cimport format_endpoint, parse_host, parse_network
+from ustack._core.py.address cimport AF_INET, AF_INET6, format_endpoint, parse_host, parse_network
 from ustack._core.py.buffers cimport drain
 from ustack._core.py.driver cimport (
     clock_now, driver, driver_advance, driver_deadline, driver_free, driver_init, driver_lock, driver_notify_inline,
@@ -193,7 +194,8 @@ cdef class Stack:
     # --- configuration --------------------------------------------------------------------------------------------
 
     def add_interface(self, link not None, addresses=(), gateway=None):
-        """Attach a link. addresses: texts such as "10.9.0.2/24"; gateway: next hop of the default route.
+        """Attach a link. addresses: texts such as "10.9.0.2/24" or "fd00::2/64"; gateway: next hop of the default
+        route, or one for each version.
 
         Returns the Interface. Raises TypeError or ValueError for addresses that are none, and for a link that is
         closed or in use; OSError (EINVAL, EEXIST, ENETUNREACH for the gateway, ...) for what cannot be used, and
@@ -211,8 +213,10 @@ cdef class Stack:
         texts = [addresses] if _is_address(addresses) else list(addresses)
         for text in texts:
             parse_network(text, &host, &bits)
-        if gateway is not None:
-            parse_host(gateway)
+            _check_served(handle, &host, text)
+        hops = () if gateway is None else [gateway] if _is_address(gateway) else list(gateway)
+        for hop in hops:
+            parse_host(hop)
         # Packets of a pipe are brought by a thread that can process them; those of another engine come from under
         # that engine's lock.
         inline = handle.kind_name == b"pipe"
@@ -239,8 +243,8 @@ cdef class Stack:
         try:
             for text in texts:
                 self.add_address(link, text)
-            if gateway is not None:
-                self.add_route("0.0.0.0/0", gateway=gateway)
+            for hop in hops:
+                self.add_route("::/0" if ":" in str(hop) else "0.0.0.0/0", gateway=hop)
         except BaseException:
             self.remove_interface(link)
             raise
@@ -253,12 +257,13 @@ cdef class Stack:
             raise ValueError(f"{link!r} is not attached to this stack") from None
 
     def add_address(self, link, address):
-        """Give an attached link another address, such as "10.9.0.2/24"."""
+        """Give an attached link another address, such as "10.9.0.2/24" or "fd00::2/64"."""
         cdef Interface face = self._interface(link)
         cdef ipaddr host
         cdef int bits = 0
         cdef int r
         parse_network(address, &host, &bits)
+        _check_served(link, &host, address)
         self.enter()
         try:
             with nogil:
@@ -272,7 +277,7 @@ cdef class Stack:
         face.addresses = (*face.addresses, str(address))
 
     def add_route(self, destination, gateway=None, link=None):
-        """Route "10.0.0.0/8" through a gateway address, or straight out of an attached link."""
+        """Route "10.0.0.0/8" or "fd01::/16" through a gateway address, or straight out of an attached link."""
         cdef ipaddr net
         cdef ipaddr hop = ip_from4(0)
         cdef Interface face
@@ -284,6 +289,8 @@ cdef class Stack:
             raise ValueError("a route needs a gateway or a link")
         if gateway is not None:
             hop = parse_host(gateway)
+            if ip_is4(&hop) != ip_is4(&net):
+                raise ValueError(f"{gateway} is not of the same version as {destination}")
         if link is not None:
             face = self._interface(link)
             i = face.i
@@ -445,7 +452,8 @@ cdef class Stack:
         return dict(self.last_memory) if self.closed else memory_dict(self.d.eng.ctx.mem)
 
     def sockets(self) -> list:
-        """One dict for every TCP connection and listener: local, remote, state, queues, round-trip time (s)."""
+        """One dict for every TCP connection and listener: family, local and remote as (host, port), state, queues,
+        round-trip time (s)."""
         cdef conn_row *rows
         cdef int n = 0
         cdef int k
@@ -546,6 +554,16 @@ cdef bint _is_address(object addresses):
     return not isinstance(addresses, Iterable) or isinstance(addresses, (str, bytes, bytearray))
 
 
+cdef int _check_served(Link link, const ipaddr *host, object text) except -1:
+    """IPv6 needs a link on which nobody has to be looked for."""
+    if not ip_is4(host) and link.layer == 2:
+        raise OSError(EAFNOSUPPORT, f"cannot use {text} on a link of layer 2: neighbour discovery is not supported "
+                      "yet. IPv6 works over TUN devices and pipes of layer 3")
+    if not ip_is4(host) and link.mtu < 1280:
+        raise OSError(EMSGSIZE, f"cannot use {text}: IPv6 needs an MTU of 1280 (RFC 8200 5), the link has {link.mtu}")
+    return 0
+
+
 cdef dict memory_dict(arena *a):
     return {
         "held": a.held, "reserved": a.reserved, "budget": a.budget, "failures": a.failures, "live": arena_live(a),
@@ -558,6 +576,7 @@ cdef struct conn_row:
     ipaddr raddr
     uint16_t lport
     uint16_t rport
+    uint8_t family
 
 
 cdef conn_row *_snapshot(driver *d, int *n) noexcept nogil:
@@ -573,6 +592,7 @@ cdef conn_row *_snapshot(driver *d, int *n) noexcept nogil:
         tcp_get_info(c, &rows[n[0]].info)
         tcp_local(c, &rows[n[0]].laddr, &rows[n[0]].lport)
         tcp_remote(c, &rows[n[0]].raddr, &rows[n[0]].rport)
+        rows[n[0]].family = c.link.family
         n[0] += 1
         c = c.all_next
     driver_unlock(d)
@@ -580,10 +600,12 @@ cdef conn_row *_snapshot(driver *d, int *n) noexcept nogil:
 
 
 cdef dict _conn_dict(conn_row *row):
+    family = AF_INET6 if row.family & FLOW_V6 else AF_INET
     return {
+        "family": family,
         "state": _STATE_NAMES[row.info.state],
-        "local": format_endpoint(&row.laddr, row.lport),
-        "remote": format_endpoint(&row.raddr, row.rport),
+        "local": format_endpoint(family, &row.laddr, row.lport)[:2],
+        "remote": format_endpoint(family, &row.raddr, row.rport)[:2],
         "recv_q": row.info.rcv_queued,
         "send_q": row.info.unacked + row.info.notsent,
         "rtt": row.info.srtt / 1e9,

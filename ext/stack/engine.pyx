@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ustack._core.base.codes cimport (
-    CAP_RX_CSUM, CAP_TSO4, CAP_TX_CSUM, LINK_DOWN, LINK_GONE, LINK_UP)
+    CAP_RX_CSUM, CAP_TSO4, CAP_TSO6, CAP_TX_CSUM, LINK_DOWN, LINK_GONE, LINK_UP)
 from ustack._core.base.counters cimport (
     C_IP_NOMEM, C_LINK_DOWN, C_LINK_GONE, C_LINK_RX, C_LINK_RX_BYTES, C_LINK_TX, C_LINK_TX_BYTES, C_LINK_TX_DOWN,
     C_LINK_TX_QUEUE_FULL, count, count_n)
@@ -116,12 +116,16 @@ cdef int add_loopback(engine *e) noexcept nogil:
     i.ifp.mtu = LOOPBACK_MTU
     i.ifp.gso_max = LOOPBACK_MTU
     i.ifp.max_sg = 0xFFFF
-    i.ifp.caps = CAP_TX_CSUM | CAP_RX_CSUM | CAP_TSO4
+    i.ifp.caps = CAP_TX_CSUM | CAP_RX_CSUM | CAP_TSO4 | CAP_TSO6
     r = publish(e, i)
     if r != 0:
         return r
     e.loopback = i
-    return inet_add_addr(&e.net, &i.ifp, &home, 96 + 8)
+    r = inet_add_addr(&e.net, &i.ifp, &home, 96 + 8)
+    if r != 0:
+        return r
+    home.lo = 1                         # ::1
+    return inet_add_addr(&e.net, &i.ifp, &home, 128)
 
 
 cdef int engine_add_link(engine *e, link *dev, iface **out) noexcept nogil:

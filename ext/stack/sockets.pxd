@@ -34,6 +34,7 @@ cdef struct sock:
     uint8_t kind
     bint closed                 # the application closed it: whoever still waits gets EBADF
     bint bound
+    bint v6                     # of AF_INET6
     int32_t refs                # the handle, and every thread inside a call
     tcb *tcp
     udp_pcb *udp
@@ -62,7 +63,8 @@ cdef struct wakes:
     sock *notes                 # sockets whose descriptor has to be brought up to date
     sock *fired                 # watched sockets on which something happened
 
-cdef sock *sock_new(engine *e, int kind) noexcept nogil
+# v6: of AF_INET6.
+cdef sock *sock_new(engine *e, int kind, bint v6) noexcept nogil
 cdef int sock_bind_ping(sock *s, uint16_t identifier) noexcept nogil
 cdef sock *sock_of_tcb(engine *e, tcb *c) noexcept nogil
 # The application lets go of the endpoint; the structure stays until refs is 0.

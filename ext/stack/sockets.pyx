@@ -6,10 +6,11 @@ from libc.stdlib cimport calloc, free
 from ustack._core.base.codes cimport EV_ERR, EV_HUP, EV_IN, EV_OUT
 from ustack._core.base.ready cimport ready, ready_take
 from ustack._core.base.types cimport atomic_store32
+from ustack._core.inet.demux cimport FLOW_V6, flow_any
 from ustack._core.inet.ping cimport ping_close, ping_events, ping_open, ping_pcb
 from ustack._core.stack.engine cimport engine
 from ustack._core.sys.futex cimport sys_futex_wake
-from ustack._core.tcp.tcp cimport tcb, tcp_abort, tcp_close, tcp_events, tcp_open, tcp_ready
+from ustack._core.tcp.tcp cimport tcb, tcp_abort, tcp_close, tcp_events, tcp_open, tcp_ready, tcp_use_ip6
 from ustack._core.udp.udp cimport udp_close, udp_events, udp_open
 
 
@@ -24,7 +25,7 @@ cdef sock *blank(engine *e, int kind) noexcept nogil:
     return s
 
 
-cdef sock *sock_new(engine *e, int kind) noexcept nogil:
+cdef sock *sock_new(engine *e, int kind, bint v6) noexcept nogil:
     """A socket with a fresh endpoint of its protocol; NULL without memory."""
     cdef sock *s = blank(e, kind)
     cdef int err = 0
@@ -45,7 +46,20 @@ cdef sock *sock_new(engine *e, int kind) noexcept nogil:
     if s.tcp == NULL and s.udp == NULL and s.ping == NULL:
         free(s)
         return NULL
+    if v6:
+        use_ip6(s)
     return s
+
+
+cdef void use_ip6(sock *s) noexcept nogil:
+    s.v6 = True
+    if s.tcp != NULL:
+        tcp_use_ip6(s.tcp)
+    elif s.udp != NULL:
+        s.udp.entry.family = FLOW_V6
+        s.udp.entry.key.laddr = flow_any(&s.udp.entry)
+    else:
+        s.ping.entry.family = FLOW_V6
 
 
 cdef int sock_bind_ping(sock *s, uint16_t identifier) noexcept nogil:
@@ -54,6 +68,7 @@ cdef int sock_bind_ping(sock *s, uint16_t identifier) noexcept nogil:
     cdef ping_pcb *chosen = ping_open(&s.eng.ping, identifier, &err)
     if chosen == NULL:
         return err
+    chosen.entry.family = s.ping.entry.family
     ping_close(s.ping)
     s.ping = chosen
     chosen.rdy.owner = s
@@ -66,6 +81,7 @@ cdef sock *sock_of_tcb(engine *e, tcb *c) noexcept nogil:
     if s != NULL:
         s.tcp = c
         s.bound = True
+        s.v6 = c.link.family & FLOW_V6 != 0
         tcp_ready(c).owner = s
     return s
 

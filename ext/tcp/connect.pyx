@@ -6,12 +6,12 @@ from libc.errno cimport (
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
-from ustack._core.base.addr cimport flow, ip_equal, ip_from4, ip_is_any
+from ustack._core.base.addr cimport flow, ip_is4, ip_is_any
 from ustack._core.base.codes cimport EV_OUT
 from ustack._core.base.counters cimport C_TCP_ESTABLISHED, C_TCP_OPEN_ACTIVE, C_TCP_TIMEWAIT_REUSED, count
 from ustack._core.base.seq cimport seq_gt, seq_t
 from ustack._core.base.types cimport NS_SEC
-from ustack._core.inet.demux cimport flow_entry, flow_find
+from ustack._core.inet.demux cimport flow_any, flow_clash, flow_entry, flow_find, flow_speaks
 from ustack._core.inet.inet cimport inet_is_local, path_release
 from ustack._core.mem.mblk cimport freemsg
 from ustack._core.tcp.ack cimport QUICK_ACKS, ack_soon
@@ -26,7 +26,7 @@ from ustack._core.tcp.congestion cimport congestion_start
 from ustack._core.tcp.isn cimport PORT_FIRST, PORT_LAST, isn_of, port_candidate, port_start, ts_offset_of
 from ustack._core.tcp.rack cimport rack_init
 from ustack._core.tcp.rtt cimport rtt_begin, rtt_init, rtt_sample
-from ustack._core.tcp.segment cimport seg_open_path, seg_sizes, seg_syn
+from ustack._core.tcp.segment cimport mss_default, seg_open_path, seg_sizes, seg_syn
 from ustack._core.tcp.tcp cimport (
     TCPS_CLOSED, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_LISTEN, TCPS_SYN_RECEIVED, TCPS_SYN_SENT, TCPS_TIME_WAIT,
     tcp,
@@ -52,7 +52,7 @@ cdef bint bind_conflict(const tcb *c, const ipaddr *addr, uint16_t port, bint to
     cdef tcb *o = c.home.ports[port & 0xFF]
     while o != NULL:
         if (o != c and o.link.key.lport == port and (o.state == TCPS_LISTEN or not to_listen)
-                and (ip_is_any(addr) or ip_is_any(&o.link.key.laddr) or ip_equal(addr, &o.link.key.laddr))
+                and flow_clash(&c.link, addr, &o.link)
                 and not may_share(c, o)):
             return True
         o = o.port_next
@@ -78,6 +78,8 @@ cdef int bind_to(tcb *c, const ipaddr *addr, uint16_t port) noexcept nogil:
     cdef int got = port
     if c.state != TCPS_CLOSED or has(c, TF_BOUND):
         return -EINVAL
+    if not flow_speaks(&c.link, addr):
+        return -EINVAL
     if not ip_is_any(addr) and not inet_is_local(c.home.net, addr, NULL):
         return -EADDRNOTAVAIL
     if port == 0:
@@ -93,7 +95,7 @@ cdef int bind_to(tcb *c, const ipaddr *addr, uint16_t port) noexcept nogil:
 
 
 cdef int tcp_bind_any(tcb *c) noexcept nogil:
-    cdef ipaddr everywhere = ip_from4(0)
+    cdef ipaddr everywhere = flow_any(&c.link)
     return bind_to(c, &everywhere, 0)
 
 
@@ -162,7 +164,7 @@ cdef void forget_former(tcb *c) noexcept nogil:
     c.total_retrans = 0
     if not has(c, TF_BOUND):
         c.link.key.lport = 0
-        c.link.key.laddr = ip_from4(0)
+        c.link.key.laddr = flow_any(&c.link)
 
 
 cdef int may_connect(const tcb *c, uint16_t port) noexcept nogil:
@@ -180,7 +182,7 @@ cdef int open_flow(tcb *c, const ipaddr *addr, uint16_t port) noexcept nogil:
     c.link.key.raddr = addr[0]
     c.link.key.rport = port
     if ip_is_any(addr):
-        c.link.key.raddr = ip_from4(0x7F000001)     # as Linux: to ourselves
+        c.link.key.raddr.lo |= 0x7F000001 if ip_is4(addr) else 1    # as Linux: to ourselves
     err = seg_open_path(c)
     if err == 0 and c.way.broadcast:
         err = -ENETUNREACH
@@ -209,6 +211,8 @@ cdef seq_t first_number(tcb *c) noexcept nogil:
 
 cdef int connect_to(tcb *c, const ipaddr *addr, uint16_t port) noexcept nogil:
     cdef int err = may_connect(c, port)
+    if err == 0 and not flow_speaks(&c.link, addr):
+        err = -ENETUNREACH
     if err < 0:
         return err
     forget_former(c)
@@ -270,9 +274,9 @@ cdef void negotiate(tcb *c, const arrival *s) noexcept nogil:
         c.flags &= ~TF_WSCALE
         c.snd_wscale = 0
         c.rcv_wscale = 0
-    c.mss_peer = s.o.mss if s.o.mss else 536
+    c.mss_peer = s.o.mss if s.o.mss else mss_default(c)
     seg_sizes(c)
-    c.rcv_mss = 536 if c.mss_adv > 536 else c.mss_adv
+    c.rcv_mss = mss_default(c) if c.mss_adv > mss_default(c) else c.mss_adv
     c.last_rcv = s.t.ctx.now
 
 

@@ -17,8 +17,7 @@ from ustack._core.base.rng cimport rng_below
 from ustack._core.base.seq cimport seq_geq, seq_gt, seq_leq, seq_lt, seq_t
 from ustack._core.base.types cimport NS_SEC, ns_t
 from ustack._core.inet.demux cimport flow_entry, flow_find, flow_find_local
-from ustack._core.inet.inet cimport ip_packet, path_pseudo
-from ustack._core.inet.path cimport path
+from ustack._core.inet.inet cimport ip_packet, ip_pseudo
 from ustack._core.mem.mblk cimport adjmsg, freemsg, mblk, mblk_len, msgcsum
 from ustack._core.tcp.acknowledge cimport check_ack
 from ustack._core.tcp.arrival cimport arrival, seg_end, seg_len
@@ -46,14 +45,11 @@ cdef enum:
 
 # --- from packet to connection ------------------------------------------------------------------------------------
 cdef bint checksum_holds(tcp *t, const mblk *m, const ip_packet *ip) noexcept nogil:
-    cdef path way
     cdef uint32_t sum
     if m.csum != CSUM_NONE:
         return True
-    memset(&way, 0, sizeof(path))
-    way.src = ip.src
-    way.dst = ip.dst
-    sum = csum_add(path_pseudo(&way, IPPROTO_TCP_, ip.length), msgcsum(&t.ctx.book, LR_CSUM_RX, m, 0, ip.length))
+    sum = csum_add(ip_pseudo(&ip.src, &ip.dst, IPPROTO_TCP_, ip.length),
+                   msgcsum(&t.ctx.book, LR_CSUM_RX, m, 0, ip.length))
     return csum_fold(sum) == 0xFFFF
 
 

@@ -170,6 +170,7 @@ cdef void syn_for_listener(tcb *c, arrival *s) noexcept nogil:
 
 
 cdef void inherit(tcb *child, const tcb *c) noexcept nogil:
+    child.link.family = c.link.family
     child.flags |= (c.flags & INHERITED) | TF_PASSIVE | TF_TS | TF_SACK | TF_WSCALE
     child.sndbuf = c.sndbuf
     child.sndbuf_set = c.sndbuf_set

@@ -5,9 +5,10 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
 from ustack._core.base.types cimport NS_MS, NS_NEVER
+from ustack._core.inet.demux cimport FLOW_V6, FLOW_V6ONLY
 from ustack._core.tcp.ack cimport DELACK_MS, ack_soon
 from ustack._core.tcp.block cimport (
-    TF_ACK_DELAYED, TF_CORK, TF_KEEPALIVE, TF_NODELAY, TF_OOBINLINE, TF_PATH, TF_QUICKACK,
+    TF_ACK_DELAYED, TF_BOUND, TF_CORK, TF_KEEPALIVE, TF_NODELAY, TF_OOBINLINE, TF_PATH, TF_QUICKACK,
     TF_REUSEADDR, TF_REUSEPORT, TF_SACK, TF_TS, TF_WSCALE, flight, has, mark, tcb, unsent,
 )
 from ustack._core.tcp.pacing cimport pacing_rate, pacing_set
@@ -15,7 +16,7 @@ from ustack._core.tcp.rtt cimport RTO_INIT_MS, rto_backed_off
 from ustack._core.tcp.tcp cimport (
     TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2, TCPO_MAXSEG,
     TCPO_MAX_PACING_RATE, TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT, TCPO_REUSEADDR,
-    TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPS_CLOSED, TCPS_LISTEN, tcp_info,
+    TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPO_V6ONLY, TCPS_CLOSED, TCPS_LISTEN, tcp_info,
 )
 from ustack._core.tcp.timers cimport KEEP_COUNT, KEEP_IDLE_S, KEEP_INTVL_S, keepalive_restart
 from ustack._core.tcp.tuning cimport tuning_first
@@ -149,6 +150,15 @@ cdef int set_waiting(tcb *c, int option, int64_t value) noexcept nogil:
     return 0
 
 
+cdef int set_v6only(tcb *c, bint on) noexcept nogil:
+    if not c.link.family & FLOW_V6:
+        return -ENOPROTOOPT
+    if c.state != TCPS_CLOSED or has(c, TF_BOUND):
+        return -EINVAL
+    c.link.family = FLOW_V6 | FLOW_V6ONLY if on else FLOW_V6
+    return 0
+
+
 cdef int option_set(tcb *c, int option, int64_t value) noexcept nogil:
     cdef uint32_t flag = flag_of(option)
     if flag:
@@ -163,6 +173,8 @@ cdef int option_set(tcb *c, int option, int64_t value) noexcept nogil:
         return pacing_set(c, value)
     if option in (TCPO_LINGER, TCPO_LINGER2, TCPO_USER_TIMEOUT, TCPO_RCVLOWAT):
         return set_waiting(c, option, value)
+    if option == TCPO_V6ONLY:
+        return set_v6only(c, value != 0)
     return -ENOPROTOOPT
 
 
@@ -196,6 +208,8 @@ cdef int option_get(tcb *c, int option, int64_t *value) noexcept nogil:
         value[0] = c.rcvlowat
     elif option == TCPO_MAX_PACING_RATE:
         value[0] = pacing_rate(c)
+    elif option == TCPO_V6ONLY and c.link.family & FLOW_V6:
+        value[0] = c.link.family & FLOW_V6ONLY != 0
     else:
         return -ENOPROTOOPT
     return 0

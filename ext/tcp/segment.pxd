@@ -6,6 +6,7 @@ bytes, its payload windows on the send queue, its checksum partial.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from ustack._core.base.addr cimport ip_is4
 from ustack._core.base.seq cimport seq_t
 from ustack._core.inet.inet cimport ip_packet
 from ustack._core.mem.mblk cimport mblk
@@ -35,3 +36,8 @@ cdef int seg_open_path(tcb *c) noexcept nogil
 cdef void seg_sizes(tcb *c) noexcept nogil
 # How many packets the interface takes now.
 cdef int seg_room(tcb *c) noexcept nogil
+
+
+cdef inline uint16_t mss_default(const tcb *c) noexcept nogil:
+    """RFC 9293 3.7.1: of a peer that says nothing; the path's addresses are known."""
+    return 536 if ip_is4(&c.link.key.raddr) else 1220

@@ -34,7 +34,6 @@ from ustack._core.wire.tcp cimport (
 from ustack._core.wire.bytes cimport put_sum
 
 cdef enum:
-    MSS_DEFAULT = 536           # RFC 9293 3.7.1, for a peer that says nothing
     MSS_MIN = 48                # less is not believed (CVE-2019-11479)
     TS_BYTES = 12
     GSO_SEGMENTS = 128          # wire segments in one packet at most: a tiny MSS must not cost too much below
@@ -75,7 +74,7 @@ cdef int seg_open_path(tcb *c) noexcept nogil:
     c.link.key.laddr = c.way.src
     c.mss_adv = mss_to_offer(&c.way, c.mss_user)
     if c.mss_peer == 0:
-        c.mss_peer = MSS_DEFAULT
+        c.mss_peer = mss_default(c)
     seg_sizes(c)
     return 0
 

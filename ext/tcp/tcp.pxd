@@ -52,6 +52,7 @@ cdef enum:
     TCPO_OOBINLINE = 18
     TCPO_RCVLOWAT = 19
     TCPO_MAX_PACING_RATE = 20   # bytes per second, at least 1; -1: none
+    TCPO_V6ONLY = 40            # of AF_INET6, before it is bound: serve no IPv4 (RFC 3493 5.3)
 
 cdef enum:
     # When a listener answers with SYN cookies (RFC 4987 3.6)
@@ -137,6 +138,8 @@ cdef void tcp_free(tcp *t) noexcept nogil
 
 # --- a connection's life; int: 0 or -errno ----------------------------------------------------------------------
 cdef tcb *tcp_open(tcp *t) noexcept nogil
+# Make a fresh block one of AF_INET6.
+cdef void tcp_use_ip6(tcb *c) noexcept nogil
 # -EADDRINUSE, -EADDRNOTAVAIL, -EINVAL if bound. port 0: an ephemeral one (RFC 6056).
 cdef int tcp_bind(tcb *c, const ipaddr *addr, uint16_t port) noexcept nogil
 # Sends the SYN and returns -EINPROGRESS; -EISCONN, -EALREADY, -EADDRNOTAVAIL, -ENETUNREACH, ... otherwise.

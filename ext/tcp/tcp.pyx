@@ -10,7 +10,7 @@ from ustack._core.base.codes cimport CAP_TX_CSUM, EV_ERR, EV_HUP, EV_IN, EV_OUT,
 from ustack._core.base.ready cimport ready
 from ustack._core.base.rng cimport rng_next
 from ustack._core.base.types cimport NS_SEC
-from ustack._core.inet.demux cimport flow_table_free, flow_table_init
+from ustack._core.inet.demux cimport FLOW_V6, flow_any, flow_table_free, flow_table_init
 from ustack._core.inet.inet cimport inet, inet_upcall
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgbytes
@@ -101,6 +101,11 @@ cdef tcb *tcp_open(tcp *t) noexcept nogil:
     if c != NULL:
         options_default(c)
     return c
+
+
+cdef void tcp_use_ip6(tcb *c) noexcept nogil:
+    c.link.family |= FLOW_V6
+    c.link.key.laddr = flow_any(&c.link)
 
 
 cdef int tcp_bind(tcb *c, const ipaddr *addr, uint16_t port) noexcept nogil:

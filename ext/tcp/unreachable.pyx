@@ -1,17 +1,18 @@
 """ICMP errors about our segments: see unreachable.pxd."""
 
-from libc.errno cimport ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT
+from libc.errno cimport EACCES, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from ustack._core.base.addr cimport flow
+from ustack._core.base.addr cimport flow, ip_is4
 from ustack._core.base.counters cimport C_TCP_ICMP_HARD, C_TCP_ICMP_IGNORED, C_TCP_PMTU, count
 from ustack._core.base.seq cimport seq_geq, seq_lt
 from ustack._core.inet.demux cimport flow_entry, flow_find
 from ustack._core.inet.inet cimport (
-    ICMP_ERR_ADMIN, ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_PORT, ICMP_ERR_PROTO, ICMP_ERR_TOO_BIG, ICMP_ERR_TTL,
-    ip_error,
+    ICMP_ERR_ADMIN, ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_POLICY, ICMP_ERR_PORT, ICMP_ERR_PROTO, ICMP_ERR_TOO_BIG,
+    ICMP_ERR_TTL, ip_error,
 )
+from ustack._core.inet.pmtu cimport pmtu_learn
 from ustack._core.tcp.block cimport TF_PATH, flight, has, tcb
 from ustack._core.tcp.close cimport conn_end
 from ustack._core.tcp.recovery cimport recovery_resend_all
@@ -47,6 +48,8 @@ cdef int errno_of(int kind) noexcept nogil:
         return ENOPROTOOPT
     if kind == ICMP_ERR_PORT:
         return ECONNREFUSED
+    if kind == ICMP_ERR_POLICY:
+        return EACCES
     if kind in (ICMP_ERR_HOST, ICMP_ERR_ADMIN, ICMP_ERR_TTL):
         return EHOSTUNREACH
     return 0
@@ -84,6 +87,8 @@ cdef void too_big(tcb *c, uint32_t mtu) noexcept nogil:
         count(&t.ctx.n, C_TCP_ICMP_IGNORED)
         return
     count(&t.ctx.n, C_TCP_PMTU)
+    if not ip_is4(&c.way.dst):
+        pmtu_learn(t.net, &c.way.dst, mtu)
     if c.way.gso_max <= c.way.mtu:
         c.way.gso_max = mtu
     c.way.mtu = mtu

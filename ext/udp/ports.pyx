@@ -4,9 +4,9 @@ from libc.errno cimport EADDRINUSE
 from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memset
 
-from ustack._core.base.addr cimport flow, ip_equal, ip_is_any, ipaddr
+from ustack._core.base.addr cimport flow, ipaddr
 from ustack._core.base.rng cimport rng_below
-from ustack._core.inet.demux cimport flow_again, flow_entry, flow_find, flow_insert, flow_remove
+from ustack._core.inet.demux cimport flow_again, flow_clash, flow_entry, flow_find, flow_insert, flow_remove
 from ustack._core.udp.udp cimport udp, udp_pcb
 
 
@@ -27,8 +27,7 @@ cdef bint port_free(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nogi
     cdef udp_pcb *other
     while e != NULL:
         other = <udp_pcb *>e.owner
-        if (ip_is_any(addr) or ip_is_any(&other.entry.key.laddr) or ip_equal(addr, &other.entry.key.laddr)) \
-                and other != p and not share(p, other):
+        if other != p and flow_clash(&p.entry, addr, &other.entry) and not share(p, other):
             return False
         e = flow_again(e)
     return True

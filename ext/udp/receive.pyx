@@ -4,23 +4,23 @@ from libc.errno cimport ENOBUFS
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from ustack._core.base.addr cimport flow, ip_equal, ip_is_any, ip_to4
+from ustack._core.base.addr cimport flow, ip_equal, ip_is4
 from ustack._core.base.checksum cimport csum_add, csum_fold
-from ustack._core.base.codes cimport CSUM_NONE, EV_ERR, EV_IN, GSO_UDP, IPPROTO_UDP_
-from ustack._core.base.counters cimport (C_IP_NOMEM, C_UDP_CHECKSUM, C_UDP_ERRORS, C_UDP_NO_PORT, C_UDP_RCVBUF,
-                                         C_UDP_RX, C_UDP_SHORT, count)
+from ustack._core.base.codes cimport CSUM_NONE, CSUM_PARTIAL, EV_ERR, EV_IN, GSO_UDP, IPPROTO_UDP_
+from ustack._core.base.counters cimport (C_IP_NOMEM, C_UDP_CHECKSUM, C_UDP_ERRORS, C_UDP_NO_CHECKSUM,
+                                         C_UDP_NO_PORT, C_UDP_RCVBUF, C_UDP_RX, C_UDP_SHORT, count)
 from ustack._core.base.ledger cimport LR_CSUM_RX
 from ustack._core.base.ready cimport ready_post
 from ustack._core.base.rng cimport flow_hash
-from ustack._core.inet.demux cimport flow_again, flow_entry, flow_find, flow_find_local
+from ustack._core.inet.demux cimport flow_again, flow_entry, flow_find, flow_find_local, flow_takes
 from ustack._core.inet.inet cimport (ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_PORT, ICMP_ERR_TOO_BIG, ICMP_ERR_TTL,
-                                     icmp_errno, icmp_error, ip_error, ip_packet)
+                                     icmp_errno, icmp_error, ip_error, ip_packet, ip_pseudo)
+from ustack._core.inet.pmtu cimport pmtu_learn
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport (adjmsg, alloc_header, dupmsg, freemsg, linkb, mblk, mblk_len, msgcsum, msgtruesize,
                                     pkt_pull, splitmsg)
 from ustack._core.udp.ports cimport port_first
 from ustack._core.udp.udp cimport queued, udp, udp_meta, udp_pcb
-from ustack._core.wire.ip4 cimport ip4_pseudo
 from ustack._core.wire.udp cimport UDP_LEN, UDP_MAX, udp_check, udp_header, udp_parse
 
 cdef enum:
@@ -153,7 +153,7 @@ cdef void deliver_group(udp *u, mblk *taken, const udp_meta *meta, uint16_t dpor
     while e != NULL:
         p = <udp_pcb *>e.owner
         e = flow_again(e)
-        if not ip_is_any(&p.entry.key.laddr) and not ip_equal(&p.entry.key.laddr, &meta.dst):
+        if not flow_takes(&p.entry, &meta.dst):
             continue
         if p.connected and not (p.entry.key.rport == meta.sport and ip_equal(&p.entry.key.raddr, &meta.src)):
             continue
@@ -191,23 +191,31 @@ cdef udp_pcb *find(udp *u, const ip_packet *ip, const udp_header *h) noexcept no
     if (<udp_pcb *>e.owner).reuse_port:
         other = e
         while other != NULL:
-            n += 1
+            n += flow_takes(other, &ip.dst)
             other = flow_again(other)
         pick = <uint32_t>(flow_hash(u.table.key, &key, 1) % n)
         while pick > 0:
             e = flow_again(e)
-            pick -= 1
+            pick -= flow_takes(e, &ip.dst)
     return <udp_pcb *>e.owner
 
 
 cdef bint sum_ok(udp *u, const mblk *m, const ip_packet *ip, const udp_header *h) noexcept nogil:
-    """A checksum of 0 is none (RFC 768); one that the link vouches for, or left for us to complete, is right."""
+    """A checksum of 0 is none, which IPv4 allows (RFC 768; RFC 8200 8.1); one that the link vouches for, or left for us
+    to complete, is right. False: counted."""
     cdef uint32_t sum
-    if not h.summed or m.csum != CSUM_NONE:
+    if not h.summed and m.csum != CSUM_PARTIAL:
+        if not ip_is4(&ip.src):
+            count(&u.ctx.n, C_UDP_NO_CHECKSUM)
+        return ip_is4(&ip.src)
+    if m.csum != CSUM_NONE:
         return True
-    sum = ip4_pseudo(ip_to4(&ip.src), ip_to4(&ip.dst), IPPROTO_UDP_, h.length)
+    sum = ip_pseudo(&ip.src, &ip.dst, IPPROTO_UDP_, h.length)
     sum = csum_add(sum, csum_fold(msgcsum(&u.ctx.book, LR_CSUM_RX, m, 0, h.length)))
-    return csum_fold(sum) == 0xFFFF
+    if csum_fold(sum) != 0xFFFF:
+        count(&u.ctx.n, C_UDP_CHECKSUM)
+        return False
+    return True
 
 
 cdef void udp_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nogil:
@@ -224,7 +232,6 @@ cdef void udp_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nogi
         adjmsg(taken, -<ssize_t>(ip.length - h.length))
         taken.pkt_len = h.length
     if not sum_ok(u, taken, ip, &h):
-        count(&u.ctx.n, C_UDP_CHECKSUM)
         freemsg(taken)
         return
     memset(&meta, 0, sizeof(meta))
@@ -267,6 +274,11 @@ cdef void udp_error(void *owner, const ip_error *e) noexcept nogil:
     key.lport = e.sport
     key.rport = e.dport
     found = flow_find(&u.table, &key)
+    if e.kind == ICMP_ERR_TOO_BIG and not ip_is4(&e.dst):
+        # Whoever has the port may have sent it; the next one goes in fragments of that size.
+        if found != NULL or flow_find_local(&u.table, &e.src, e.sport) != NULL:
+            pmtu_learn(u.net, &e.dst, e.mtu)
+        return
     if found == NULL or not hard(e):
         return
     p = <udp_pcb *>found.owner

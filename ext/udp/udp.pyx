@@ -1,27 +1,29 @@
 """UDP endpoints: see udp.pxd. Who has which port is in ports, how datagrams come in is in receive."""
 
-from libc.errno cimport (EACCES, EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EDESTADDRREQ, EINVAL, EMSGSIZE, ENOBUFS, ENOTCONN,
-                         EPIPE)
+from libc.errno cimport (EACCES, EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EDESTADDRREQ, EINVAL, EMSGSIZE, ENETUNREACH,
+                         ENOBUFS, ENOTCONN, EPIPE)
 from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from ustack._core.base.addr cimport ip_equal, ip_from4, ip_is_any, ip_is_multicast, ip_to4, ipaddr
+from ustack._core.base.addr cimport ip_equal, ip_from4, ip_is4, ip_is_any, ip_is_multicast, ip_to4, ipaddr
 from ustack._core.base.checksum cimport csum_fold
 from ustack._core.base.codes cimport CAP_USO, CSUM_PARTIAL, EV_ERR, EV_HUP, EV_IN, EV_OUT, GSO_UDP, IPPROTO_UDP_
 from ustack._core.base.counters cimport C_IP_NOMEM, C_UDP_TX, count
 from ustack._core.base.ready cimport ready_forget
-from ustack._core.inet.demux cimport flow_table_free, flow_table_init
+from ustack._core.inet.demux cimport flow_any, flow_speaks, flow_table_free, flow_table_init
 from ustack._core.inet.inet cimport (inet, inet_is_local, inet_upcall, ip_output, path_check, path_pseudo,
                                      path_release, path_resolve, path_room)
 from ustack._core.inet.path cimport path
+from ustack._core.inet.pmtu cimport pmtu_of
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport alloc_header, dupmsg, freelist, freemsg, linkb, mblk, msgbytes, unlinkb
 from ustack._core.udp.ports cimport port_choose, port_enter, port_free, port_leave, port_rekey
 from ustack._core.udp.receive cimport udp_error, udp_input, udp_part
 from ustack._core.wire.bytes cimport put_sum
 from ustack._core.wire.ip4 cimport IP4_LEN
-from ustack._core.wire.udp cimport UDP_LEN, UDP_MAX, UDP_SUM, udp_emit
+from ustack._core.wire.ip6 cimport IP6_LEN
+from ustack._core.wire.udp cimport UDP_LEN, UDP_MAX, UDP_MAX6, UDP_SUM, udp_emit
 
 cdef enum:
     TTL = 64
@@ -59,7 +61,7 @@ cdef udp_pcb *udp_open(udp *u) noexcept nogil:
         p.rcvbuf = u.rcvbuf
         p.entry.owner = p
         p.port_entry.owner = p
-        p.entry.key.laddr = ip_from4(0)
+        p.entry.key.laddr = flow_any(&p.entry)
         u.count += 1
     return p
 
@@ -78,7 +80,7 @@ cdef bint may_bind(inet *net, const ipaddr *addr) noexcept nogil:
     cdef int i, j
     if ip_is_any(addr) or ip_is_multicast(addr) or inet_is_local(net, addr, NULL):
         return True
-    if ip_to4(addr) == <uint32_t>0xFFFFFFFF:
+    if ip_is4(addr) and ip_to4(addr) == <uint32_t>0xFFFFFFFF:
         return True
     for i in range(net.nifs):
         for j in range(net.ifs[i].naddrs):
@@ -91,6 +93,8 @@ cdef int udp_bind(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nogil:
     cdef uint16_t chosen = port
     cdef int result = 0
     if p.bound:
+        return -EINVAL
+    if not flow_speaks(&p.entry, addr):
         return -EINVAL
     if not may_bind(p.owner.net, addr):
         return -EADDRNOTAVAIL
@@ -107,7 +111,7 @@ cdef int udp_bind(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nogil:
 
 
 cdef int ensure_bound(udp_pcb *p) noexcept nogil:
-    cdef ipaddr any = ip_from4(0)
+    cdef ipaddr any = flow_any(&p.entry)
     cdef uint16_t port
     cdef int result
     if p.bound:
@@ -132,7 +136,10 @@ cdef int udp_connect(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nog
     cdef ipaddr any = ip_from4(0)
     cdef ipaddr peer
     cdef path way
-    cdef int result = path_resolve(p.owner.net, &way, source(p, &any) if p.addr_bound else &any, addr)
+    cdef int result
+    if not flow_speaks(&p.entry, addr):
+        return -ENETUNREACH
+    result = path_resolve(p.owner.net, &way, source(p, &any) if p.addr_bound else &any, addr)
     if result < 0:
         return result
     if way.broadcast and not p.broadcast and not ip_is_multicast(addr):
@@ -153,7 +160,7 @@ cdef int udp_connect(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nog
 
 cdef int udp_disconnect(udp_pcb *p) noexcept nogil:
     """What connect chose is forgotten: the address, and the port. -ENOTCONN."""
-    cdef ipaddr any = ip_from4(0)
+    cdef ipaddr any = flow_any(&p.entry)
     if not p.connected:
         return -ENOTCONN
     p.connected = False
@@ -187,8 +194,11 @@ cdef int may_send(udp_pcb *p, const path *way, const ipaddr *to, size_t n, uint1
     cdef size_t one = gso_size if gso_size < n else n
     if way.broadcast and not p.broadcast and not ip_is_multicast(to):
         return -EACCES
-    if gso_size and (one + UDP_LEN + IP4_LEN > way.mtu or n > <size_t>gso_size * USO_SEGMENTS):
+    if gso_size and (one + UDP_LEN + (IP4_LEN if ip_is4(to) else IP6_LEN) > way.mtu
+                     or n > <size_t>gso_size * USO_SEGMENTS):
         return -EINVAL          # as Linux's UDP_SEGMENT
+    if p.df and n + UDP_LEN + IP6_LEN > pmtu_of(p.owner.net, to, way.ifp.mtu) and not ip_is4(to) and not gso_size:
+        return -EMSGSIZE
     if path_room(p.owner.net, way) <= 0:
         return -EAGAIN
     return 0
@@ -228,7 +238,9 @@ cdef int ready_to_send(udp_pcb *p, const ipaddr *to, uint16_t port, size_t n) no
         return -EDESTADDRREQ
     if to != NULL and port == 0:
         return -EINVAL
-    if n > UDP_MAX:
+    if to != NULL and not flow_speaks(&p.entry, to):
+        return -ENETUNREACH
+    if n > <size_t>(UDP_MAX if ip_is4(to if to != NULL else &p.entry.key.raddr) else UDP_MAX6):
         return -EMSGSIZE
     return ensure_bound(p)
 

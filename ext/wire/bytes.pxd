@@ -41,3 +41,8 @@ cdef inline uint16_t get_sum(const uint8_t *p) noexcept nogil:
 
 cdef inline void put_sum(uint8_t *p, uint16_t sum) noexcept nogil:
     memcpy(p, &sum, 2)
+
+
+cdef inline uint8_t ip_version(const uint8_t *p) noexcept nogil:
+    """Of an IP packet of which at least a byte is here."""
+    return p[0] >> 4

@@ -4,7 +4,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy, memset
 
-from ustack._core.wire.bytes cimport get16, put16
+from ustack._core.wire.bytes cimport get16, ip_version, put16
 
 cdef enum:
     O_DST = 0
@@ -39,6 +39,11 @@ cdef inline void ether_emit(uint8_t *p, const uint8_t *dst, const uint8_t *src, 
     memcpy(p + O_DST, dst, 6)
     memcpy(p + O_SRC, src, 6)
     put16(p + O_TYPE, type)
+
+
+cdef inline uint16_t ether_type_of(const uint8_t *ip) noexcept nogil:
+    """Of an IP packet, by the version that it begins with."""
+    return ETHER_IP6 if ip_version(ip) == 6 else ETHER_IP4
 
 
 cdef inline bint ether_is_group(const uint8_t *mac) noexcept nogil:

@@ -15,6 +15,7 @@ cdef enum:
     UDP_LEN = 8
     UDP_SUM = 6                 # where the checksum lies
     UDP_MAX = 65507             # payload of the largest IPv4 datagram
+    UDP_MAX6 = 65527            # and of the largest IPv6 datagram without a jumbo payload
 
 cdef struct udp_header:
     uint16_t sport

@@ -4,10 +4,14 @@ STATES: dict[int, str]
 OPTIONS: dict[str, int]
 COOKIES: dict[str, int]
 
+def speak(version: int) -> None: ...
+
 class Host:
     """One stack on one layer-3 interface that keeps what it is given. Addresses are numbers, times ns."""
 
     conns: list[Conn]
+    @property
+    def v6(self) -> bool: ...
     limit: int
     def __init__(
         self,
