@@ -7,7 +7,7 @@ from time import monotonic_ns
 from typing import Any
 
 from ustack._core.py.stack import Stack as _Stack
-from ustack.socket import AF_INET, IPPROTO_ICMP, SOCK_DGRAM, SOCK_STREAM
+from ustack.socket import AF_INET, AF_INET6, IPPROTO_ICMP, IPPROTO_ICMPV6, SOCK_DGRAM, SOCK_STREAM, inet_pton
 from ustack.socket import create_connection as _create_connection
 from ustack.socket import create_server as _create_server
 from ustack.socket import socket as _socket
@@ -40,22 +40,27 @@ class Stack(_Stack):
         return _socket(family, type, proto, stack=self)
 
     def create_connection(
-        self, address: tuple[str, int], timeout: Any = ..., source_address: tuple[str, int] | None = None,
+        self, address: tuple[Any, ...], timeout: Any = ..., source_address: tuple[Any, ...] | None = None,
     ) -> _socket:
-        """Connect to (host, port); ``timeout`` in seconds holds for the connect and afterwards.
+        """Connect to (host, port), of either version; ``timeout`` in seconds holds for the connect and afterwards.
 
         Raises ConnectionRefusedError, TimeoutError, OSError (ENETUNREACH, EHOSTUNREACH, ...).
         """
         return _create_connection(address, timeout, source_address, stack=self)
 
     def create_server(
-        self, address: tuple[str, int], *, backlog: int | None = None, reuse_port: bool = False,
+        self, address: tuple[Any, ...], *, family: int = AF_INET, backlog: int | None = None, reuse_port: bool = False,
+        dualstack_ipv6: bool = False,
     ) -> _socket:
-        """A listening socket bound to (host, port). Raises OSError (EADDRINUSE, EADDRNOTAVAIL)."""
-        return _create_server(address, backlog=backlog, reuse_port=reuse_port, stack=self)
+        """A listening socket bound to (host, port). Raises OSError (EADDRINUSE, EADDRNOTAVAIL).
+
+        With AF_INET6 it serves IPv6 alone, or with ``dualstack_ipv6`` IPv4 too.
+        """
+        return _create_server(address, family=family, backlog=backlog, reuse_port=reuse_port,
+                              dualstack_ipv6=dualstack_ipv6, stack=self)
 
     def ping(self, host: str, *, size: int = 56, timeout: float = 1.0, sequence: int = 1) -> float:
-        """One ICMP echo (RFC 792) with ``size`` bytes of payload, 0 to 65507: seconds until the answer came.
+        """One ICMP echo (RFC 792, 4443) with ``size`` bytes of payload, 0 to 65507: seconds until the answer came.
 
         Raises TimeoutError, OSError (ENETUNREACH, EHOSTUNREACH, EMSGSIZE).
         """
@@ -63,12 +68,16 @@ class Stack(_Stack):
             raise ValueError("size is the payload of an echo request, 0 to 65507 bytes")
         if not 0 <= sequence <= 65535:
             raise ValueError("sequence is a number of 16 bits, 0 to 65535")
-        request = struct.pack("!BBHHH", 8, 0, 0, 0, sequence) + bytes(k & 0xFF for k in range(size))
-        with self.socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP) as s:
+        v6 = ":" in host
+        family, proto, kind = (AF_INET6, IPPROTO_ICMPV6, 128) if v6 else (AF_INET, IPPROTO_ICMP, 8)
+        request = struct.pack("!BBHHH", kind, 0, 0, 0, sequence) + bytes(k & 0xFF for k in range(size))
+        with self.socket(family, SOCK_DGRAM, proto) as s:
+            sought = inet_pton(family, host.partition("%")[0]) if v6 else None
             s.settimeout(timeout)
             began = monotonic_ns()
             s.sendto(request, (host, 0))
             while True:
                 answer, source = s.recvfrom(65535)
-                if source is not None and source[0] == host and answer[6:] == request[6:]:
+                same = source[0] == host or (v6 and inet_pton(family, source[0]) == sought)
+                if same and answer[6:] == request[6:]:
                     return (monotonic_ns() - began) / 1e9

@@ -20,6 +20,7 @@ COMMANDS = ["demo", "ping", "nc", "serve", "bench", "capture", "ss", "stat"]
 EPILOG = """\
 links:
   tap:NAME    a TAP device of that name, made if it is not there (needs /dev/net/tun)
+  tun:NAME    the same without Ethernet: packets of IPv4 and IPv6
   ring:IFACE  mmap'd packet rings on a network device (needs CAP_NET_RAW); the device must
               not carry our address, or the kernel answers our peers with resets
   pair        no device: a second stack inside the process is the peer

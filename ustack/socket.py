@@ -1,8 +1,10 @@
 """The standard ``socket`` module's interface over a stack in user space.
 
 ``ustack.socket.use(stack)`` chooses the stack; after that the module stands in for ``socket``: the same classes,
-functions, constants and errors, for AF_INET with SOCK_STREAM and SOCK_DGRAM. Names are not looked up: hosts are numeric
-addresses, "localhost" or "". Sockets made by a stack's own methods need no ``use``.
+functions, constants and errors, for AF_INET and AF_INET6 with SOCK_STREAM and SOCK_DGRAM. Names are not looked up:
+hosts are numeric addresses, "localhost" or "". Sockets made by a stack's own methods need no ``use``.
+
+An address is (host, port), and of AF_INET6 (host, port, flowinfo, scope_id), of which the last two may be left out.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ import io
 import socket as _std
 from socket import (
     AF_INET,
+    AF_INET6,
     AF_UNSPEC,
     AI_CANONNAME,
     AI_NUMERICHOST,
     AI_PASSIVE,
+    EAI_FAMILY,
     EAI_NONAME,
     INADDR_ANY,
     INADDR_BROADCAST,
@@ -22,9 +26,15 @@ from socket import (
     IP_TOS,
     IP_TTL,
     IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
     IPPROTO_IP,
+    IPPROTO_IPV6,
     IPPROTO_TCP,
     IPPROTO_UDP,
+    IPV6_DONTFRAG,
+    IPV6_TCLASS,
+    IPV6_UNICAST_HOPS,
+    IPV6_V6ONLY,
     MSG_DONTWAIT,
     MSG_MORE,
     MSG_NOSIGNAL,
@@ -81,15 +91,18 @@ from socket import (
 from typing import IO, TYPE_CHECKING, Any
 
 from ustack._core.py.socket import Socket as _Socket
+from ustack._family import family_of as _family_of
 
 if TYPE_CHECKING:
     from ustack._stack import Stack
 
 __all__ = [
-    "AF_INET", "AF_UNSPEC", "AI_CANONNAME", "AI_NUMERICHOST", "AI_PASSIVE", "EAI_NONAME", "INADDR_ANY",
-    "INADDR_BROADCAST", "INADDR_LOOPBACK", "IPPROTO_ICMP", "IPPROTO_IP", "IPPROTO_TCP", "IPPROTO_UDP", "IP_TOS",
-    "IP_TTL", "MSG_DONTWAIT", "MSG_MORE", "MSG_NOSIGNAL", "MSG_PEEK", "MSG_TRUNC", "MSG_WAITALL", "SHUT_RD",
-    "SHUT_RDWR", "SHUT_WR", "SOCK_CLOEXEC", "SOCK_DGRAM", "SOCK_NONBLOCK", "SOCK_STREAM", "SOL_SOCKET", "SOMAXCONN",
+    "AF_INET", "AF_INET6", "AF_UNSPEC", "AI_CANONNAME", "AI_NUMERICHOST", "AI_PASSIVE", "EAI_FAMILY", "EAI_NONAME",
+    "INADDR_ANY", "INADDR_BROADCAST", "INADDR_LOOPBACK", "IPPROTO_ICMP", "IPPROTO_ICMPV6", "IPPROTO_IP",
+    "IPPROTO_IPV6", "IPPROTO_TCP", "IPPROTO_UDP", "IPV6_DONTFRAG", "IPV6_MTU", "IPV6_MTU_DISCOVER", "IPV6_TCLASS",
+    "IPV6_UNICAST_HOPS", "IPV6_V6ONLY", "IP_TOS", "IP_TTL", "MSG_DONTWAIT", "MSG_MORE", "MSG_NOSIGNAL", "MSG_PEEK",
+    "MSG_TRUNC", "MSG_WAITALL", "SHUT_RD", "SHUT_RDWR", "SHUT_WR", "SOCK_CLOEXEC", "SOCK_DGRAM", "SOCK_NONBLOCK",
+    "SOCK_STREAM", "SOL_SOCKET", "SOMAXCONN",
     "SO_ACCEPTCONN", "SO_BROADCAST", "SO_DOMAIN", "SO_ERROR", "SO_KEEPALIVE", "SO_LINGER", "SO_OOBINLINE",
     "SO_PROTOCOL", "SO_RCVBUF", "SO_RCVLOWAT", "SO_REUSEADDR", "SO_REUSEPORT", "SO_SNDBUF", "SO_TYPE",
     "TCP_CONGESTION", "TCP_CORK", "TCP_INFO", "TCP_KEEPCNT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_LINGER2",
@@ -101,10 +114,12 @@ __all__ = [
 
 error = OSError
 timeout = TimeoutError
-has_ipv6 = False
+has_ipv6 = True
 # linux/udp.h, udp(7); both are options at level IPPROTO_UDP and ancillary data.
 UDP_SEGMENT = 103           # bytes of each datagram that sent data are cut into
 UDP_GRO = 104               # datagrams that came together are received as one
+IPV6_MTU_DISCOVER = 23      # linux/in6.h
+IPV6_MTU = 24
 
 _chosen: Stack | None = None
 _default_timeout: float | None = None
@@ -160,8 +175,8 @@ class socket(_Socket):
     def _closed(self) -> bool:
         return self._wants_close
 
-    def accept(self) -> tuple[socket, tuple[str, int]]:
-        """Wait for a connection: (socket, (host, port) of its other end)."""
+    def accept(self) -> tuple[socket, Any]:
+        """Wait for a connection: (socket, address of its other end)."""
         made, address = super().accept()
         made._io_refs = 0
         made._wants_close = False
@@ -236,14 +251,16 @@ class socket(_Socket):
 
 
 def create_connection(
-    address: tuple[str, int], timeout: float | object | None = ..., source_address: tuple[str, int] | None = None,
+    address: tuple[Any, ...], timeout: float | object | None = ..., source_address: tuple[Any, ...] | None = None,
     *, all_errors: bool = False, stack: Stack | None = None,
 ) -> socket:
-    """Connect to (host, port) and return the socket. ``timeout`` in seconds holds for the connect and afterwards.
+    """Connect to (host, port), of either version, and return the socket. ``timeout`` in seconds holds for the connect
+    and afterwards.
 
     all_errors: raise what went wrong inside an ExceptionGroup, as the standard function does.
     """
-    sock = socket(stack=stack)
+    family = _family_of(address[0]) if isinstance(address, tuple) and address else AF_INET
+    sock = socket(family, stack=stack)
     try:
         if timeout is not ...:
             sock.settimeout(timeout)  # type: ignore[arg-type]
@@ -262,17 +279,22 @@ def create_connection(
 
 
 def create_server(
-    address: tuple[str, int], *, family: int = AF_INET, backlog: int | None = None, reuse_port: bool = False,
+    address: tuple[Any, ...], *, family: int = AF_INET, backlog: int | None = None, reuse_port: bool = False,
     dualstack_ipv6: bool = False, stack: Stack | None = None,
 ) -> socket:
-    """A listening socket bound to (host, port); port 0 chooses one, see ``getsockname``."""
-    if dualstack_ipv6:
-        raise ValueError("dualstack_ipv6 not supported: this stack has no IPv6 yet")
+    """A listening socket bound to (host, port); port 0 chooses one, see ``getsockname``.
+
+    With AF_INET6 it serves IPv6 alone, or with ``dualstack_ipv6`` IPv4 too: peers are then "::ffff:a.b.c.d".
+    """
+    if dualstack_ipv6 and family != AF_INET6:
+        raise ValueError("dualstack_ipv6 requires AF_INET6 family")
     sock = socket(family, SOCK_STREAM, stack=stack)
     try:
         sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         if reuse_port:
             sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
+        if family == AF_INET6:
+            sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0 if dualstack_ipv6 else 1)
         sock.bind(address)
         sock.listen(128 if backlog is None else backlog)
     except BaseException:
@@ -282,8 +304,8 @@ def create_server(
 
 
 def has_dualstack_ipv6() -> bool:
-    """False: there is no IPv6 yet."""
-    return False
+    """True: a socket of AF_INET6 serves IPv4 too, unless IPV6_V6ONLY says that it does not."""
+    return True
 
 
 def getdefaulttimeout() -> float | None:
@@ -309,20 +331,33 @@ def gethostbyname(hostname: str) -> str:
         raise gaierror(EAI_NONAME, f"{hostname!r}: this stack resolves no names") from None
 
 
+def _numeric(host: str | None, family: int, flags: int) -> list[tuple[int, str]]:
+    """(family, address) for each that a host stands for."""
+    if not host or host == "localhost":
+        pair = ("0.0.0.0", "::") if flags & AI_PASSIVE and not host else ("127.0.0.1", "::1")
+        return [(kind, text) for kind, text in zip((AF_INET, AF_INET6), pair, strict=True) if family in (0, kind)]
+    kind = _family_of(host)
+    if family not in (0, kind):
+        raise gaierror(_std.EAI_ADDRFAMILY, "Address family for hostname not supported")
+    if kind == AF_INET:
+        return [(kind, gethostbyname(host))]
+    try:
+        return [(kind, inet_ntop(AF_INET6, inet_pton(AF_INET6, host.partition("%")[0])))]
+    except OSError:
+        raise gaierror(EAI_NONAME, f"{host!r}: this stack resolves no names") from None
+
+
 def getaddrinfo(
     host: str | None, port: int | str | None, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0,
-) -> list[tuple[AddressFamily, SocketKind, int, str, tuple[str, int]]]:
-    """Numeric hosts only: what ``socket.getaddrinfo`` gives for them."""
-    if family not in (0, AF_INET):
-        raise gaierror(_std.EAI_FAMILY, "this stack has no IPv6 yet")
-    if not host:
-        host = "0.0.0.0" if flags & AI_PASSIVE else "127.0.0.1"
+) -> list[tuple[AddressFamily, SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]]:
+    """Numeric hosts, "localhost" and none: what ``socket.getaddrinfo`` gives for them, IPv4 first."""
+    if family not in (0, AF_INET, AF_INET6):
+        raise gaierror(EAI_FAMILY, "ai_family not supported: this stack has AF_INET and AF_INET6")
     number = _std.getservbyname(port) if isinstance(port, str) and not port.isdigit() else int(port or 0)
-    address = gethostbyname(host)
     kinds = [(SOCK_STREAM, IPPROTO_TCP), (SOCK_DGRAM, IPPROTO_UDP)]
     return [
-        (AddressFamily(AF_INET), SocketKind(kind), protocol, "", (address, number))
+        (AddressFamily(version), SocketKind(kind), protocol, "",
+         (text, number, 0, 0) if version == AF_INET6 else (text, number))
+        for version, text in _numeric(host, family, flags)
         for kind, protocol in kinds if type in (0, kind) and proto in (0, protocol)
     ]
-
-

@@ -22,6 +22,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -48,6 +49,9 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 NETNS = "/proc/thread-self/ns/net"
 SIOCETHTOOL = 0x8946
+IFA_F_NODAD = 0x02
+IFF_UP = 1
+RTN_LOCAL = 2
 ETHTOOL_SET = {"rx": 0x15, "tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24, "gro": 0x2C}  # linux/ethtool.h
 NO_NAMESPACES = (
     "network namespaces cannot be made here ({}): run as root, or in a user namespace of your own:"
@@ -163,12 +167,12 @@ def _tied(command: Sequence[str]) -> list[str]:
 
 
 class Namespace:
-    """A network namespace with nothing but a loopback device, which is up. IPv6 is switched off in it.
+    """A network namespace with nothing but a loopback device, which is up. IPv6 is switched off in it unless ``ip6``.
 
     A context manager; :meth:`close` ends the programs that :meth:`popen` started and lets the namespace go.
     """
 
-    def __init__(self, label: str = "testbed") -> None:
+    def __init__(self, label: str = "testbed", *, ip6: bool = False) -> None:
         self.label = label
         self.fd = -1
         self._programs: list[subprocess.Popen[Any]] = []
@@ -177,7 +181,7 @@ class Namespace:
         except OSError as e:
             reason = os.strerror(e.errno or errno.EPERM)
             raise PermissionError(e.errno, NO_NAMESPACES.format(reason)) from None
-        for scope in ("all", "default"):
+        for scope in () if ip6 else ("all", "default"):
             with contextlib.suppress(OSError):  # a read-only /proc/sys: some noise on the wires, no worse
                 self.sysctl(f"net/ipv6/conf/{scope}/disable_ipv6", "1")
         self.up("lo")
@@ -288,10 +292,28 @@ class Namespace:
         self._netlink(lambda ip: ip.link("del", index=self._index(ip, device)))
 
     def add_address(self, device: str, address: str) -> None:
-        """Give a device an address like ``"10.9.0.1/24"``."""
-        ip4, _, prefix = address.partition("/")
-        length = int(prefix or 32)
-        self._netlink(lambda ip: ip.addr("add", index=self._index(ip, device), address=ip4, prefixlen=length))
+        """Give a device an address like ``"10.9.0.1/24"`` or ``"fd00::1/64"``, usable at once if the device is up."""
+        host, _, prefix = address.partition("/")
+        v6 = ":" in host
+        length = int(prefix or (128 if v6 else 32))
+        more = {"flags": IFA_F_NODAD} if v6 else {}
+
+        def add(ip: Any) -> bool:
+            index = self._index(ip, device)
+            ip.addr("add", index=index, address=host, prefixlen=length, **more)
+            return bool(ip.get_links(index)[0]["flags"] & IFF_UP)
+
+        if self._netlink(add) and v6:
+            self._await_local(host)
+
+    def _await_local(self, address: str) -> None:
+        """Until the kernel takes packets to an address of IPv6: it makes the route to itself a moment later."""
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            if self._netlink(lambda ip: [route["type"] for route in ip.route("get", dst=address)]) == [RTN_LOCAL]:
+                return
+            time.sleep(0.002)
+        raise TimeoutError(f"{address} has not become an address of this namespace")
 
     def add_route(self, destination: str, gateway: str) -> None:
         """Route ``destination`` (``"default"`` or ``"10.8.0.0/16"``) over ``gateway``."""
@@ -307,6 +329,8 @@ class Namespace:
             if address:
                 self.add_address(device, address)
             self.set(device, mtu=mtu, state="up")
+            if address and ":" in address:
+                self._await_local(address.partition("/")[0])
         except BaseException:
             link.close()
             raise
@@ -360,7 +384,7 @@ def over_tap(
     peer_address: str = "10.9.0.1/24", address: str = "10.9.0.2/24", mtu: int = 1500, **options: Any
 ) -> Iterator[Bed]:
     """A namespace with a TAP: the kernel at ``peer_address``, ``bed.link`` for a stack at ``address``."""
-    with Namespace("tap") as peer:
+    with Namespace("tap", ip6=":" in peer_address) as peer:
         link = peer.tap("us0", peer_address, mtu, **options)
         try:
             yield Bed(peer, "us0", peer_address, link, address)

@@ -25,6 +25,7 @@ from typing import Any
 
 import trio
 
+from ustack._family import family_of
 from ustack._pump import EV_IN, EV_OUT, Endpoint, socket_closed
 from ustack._stack import Stack
 from ustack.socket import (
@@ -204,13 +205,13 @@ class SocketListener(trio.abc.Listener[SocketStream]):
 
 
 async def open_tcp_stream(
-    stack: Stack, host: str, port: int, *, local_address: tuple[str, int] | str | None = None,
+    stack: Stack, host: str, port: int, *, local_address: tuple[Any, ...] | str | None = None,
 ) -> SocketStream:
     """Connect to a numeric address. Raises OSError (ConnectionRefusedError, TimeoutError, ENETUNREACH ...).
 
     local_address: address, or (address, port), to connect from.
     """
-    sock = stack.socket(AF_INET, SOCK_STREAM)
+    sock = stack.socket(family_of(host), SOCK_STREAM)
     try:
         endpoint = Endpoint(sock)
         if local_address is not None:
@@ -234,18 +235,18 @@ async def open_tcp_stream(
 
 
 def _connect_error(error: int, host: str, port: int) -> OSError:
-    return OSError(error, f"cannot connect to {host}:{port}")
+    return OSError(error, f"cannot connect to {f'[{host}]' if ':' in host else host}:{port}")
 
 
 async def open_tcp_listeners(
     stack: Stack, port: int, *, host: str | None = None, backlog: int | None = None,
 ) -> list[SocketListener]:
-    """Listen on a port (0: any) of one address, or of all: a list of one SocketListener.
+    """Listen on a port (0: any) of one address, of all of IPv4 (None), or of all ("::"): a list of one SocketListener.
 
     backlog: connections that may wait for ``accept``. Raises OSError (EADDRINUSE, EADDRNOTAVAIL).
     """
     await trio.lowlevel.checkpoint_if_cancelled()
-    sock = stack.socket(AF_INET, SOCK_STREAM)
+    sock = stack.socket(family_of(host or ""), SOCK_STREAM)
     try:
         sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         sock.bind((host or "", port))
@@ -282,7 +283,7 @@ class DatagramSocket(trio.abc.AsyncResource):
         self.socket = socket
         self._endpoint = Endpoint(socket)
 
-    async def sendto(self, data: bytes | bytearray | memoryview, address: tuple[str, int] | None = None) -> int:
+    async def sendto(self, data: bytes | bytearray | memoryview, address: tuple[Any, ...] | None = None) -> int:
         """Send one datagram to (host, port), or to where it is connected; returns its size in bytes.
 
         Raises OSError (EMSGSIZE, EDESTADDRREQ, ENETUNREACH, ECONNREFUSED for an earlier one), ClosedResourceError.
@@ -292,7 +293,7 @@ class DatagramSocket(trio.abc.AsyncResource):
                 return await self._endpoint.call(EV_OUT, self.socket.send, data)
             return await self._endpoint.call(EV_OUT, self.socket.sendto, data, address)
 
-    async def recvfrom(self, max_bytes: int = 65535) -> tuple[bytes, tuple[str, int]]:
+    async def recvfrom(self, max_bytes: int = 65535) -> tuple[bytes, Any]:
         """The next datagram, cut to ``max_bytes``, and its sender. Cancelling it loses none.
 
         Raises OSError (ECONNREFUSED, if connected), ClosedResourceError, BusyResourceError (two receivers).
@@ -302,11 +303,11 @@ class DatagramSocket(trio.abc.AsyncResource):
             assert sender is not None
             return data, sender
 
-    def connect(self, address: tuple[str, int]) -> None:
+    def connect(self, address: tuple[Any, ...]) -> None:
         """Only datagrams of (host, port) come in from now on, and errors about those sent there."""
         self.socket.connect(address)
 
-    def getsockname(self) -> tuple[str, int]:
+    def getsockname(self) -> Any:
         """(host, port) of this end."""
         return self.socket.getsockname()
 
@@ -325,10 +326,12 @@ class DatagramSocket(trio.abc.AsyncResource):
             raise
 
 
-async def open_udp_socket(stack: Stack, *, local_address: tuple[str, int] | None = None) -> DatagramSocket:
+async def open_udp_socket(
+    stack: Stack, *, local_address: tuple[Any, ...] | None = None, family: int = AF_INET,
+) -> DatagramSocket:
     """A UDP socket, bound to (host, port) if that is given. Raises OSError (EADDRINUSE, EADDRNOTAVAIL)."""
     await trio.lowlevel.checkpoint()
-    sock = stack.socket(AF_INET, SOCK_DGRAM)
+    sock = stack.socket(family_of(local_address[0]) if local_address else family, SOCK_DGRAM)
     try:
         if local_address is not None:
             sock.bind(local_address)

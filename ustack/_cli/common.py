@@ -27,43 +27,49 @@ class Failure(Exception):
 class LinkSpec:
     """The value of ``--link``."""
 
-    kind: str  # "tap", "ring" or "pair"
+    kind: str  # "tap", "tun", "ring" or "pair"
     name: str = ""
 
 
 def link_spec(text: str) -> LinkSpec:
-    """Parse ``tap:NAME``, ``ring:IFACE`` or ``pair``."""
+    """Parse ``tap:NAME``, ``tun:NAME``, ``ring:IFACE`` or ``pair``."""
     kind, _, name = text.partition(":")
     if kind == "pair" and not name:
         return LinkSpec("pair")
-    if kind in ("tap", "ring") and name:
+    if kind in ("tap", "tun", "ring") and name:
         if len(name.encode()) > 15:
             raise argparse.ArgumentTypeError(f"{name!r} is longer than the 15 bytes of a device name")
         return LinkSpec(kind, name)
-    raise argparse.ArgumentTypeError(f"{text!r} is none of tap:NAME, ring:IFACE, pair")
+    raise argparse.ArgumentTypeError(f"{text!r} is none of tap:NAME, tun:NAME, ring:IFACE, pair")
 
 
 def interface_address(text: str) -> str:
     """Check ``A/N``: an address with its prefix length."""
     try:
-        address = ipaddress.IPv4Interface(text)
+        address = ipaddress.ip_interface(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not an address like 10.9.0.2/24"
+            f"{text!r} is not an address like 10.9.0.2/24 or fd00::2/64"
         ) from None
     if "/" not in text:
-        raise argparse.ArgumentTypeError(f"{text!r} lacks its prefix length, as in {text}/24")
+        length = 24 if address.version == 4 else 64
+        raise argparse.ArgumentTypeError(f"{text!r} lacks its prefix length, as in {text}/{length}")
     return str(address)
 
 
 def host_address(text: str) -> str:
     """Check ``A``: an address without prefix."""
     try:
-        return str(ipaddress.IPv4Address(text))
+        return str(ipaddress.ip_address(text))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not an IPv4 address (IPv6 is yet to come)"
+            f"{text!r} is not an address: names are not looked up"
         ) from None
+
+
+def endpoint_text(host: object, port: object) -> str:
+    """``10.9.0.2:80``, ``[fd00::2]:80``."""
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
 def port_number(text: str) -> int:
@@ -81,14 +87,14 @@ def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
         type=link_spec,
         default="tap:us0",
         metavar="LINK",
-        help="tap:NAME, ring:IFACE or pair (default tap:us0)",
+        help="tap:NAME, tun:NAME, ring:IFACE or pair (default tap:us0)",
     )
     group.add_argument(
         "--address",
         type=interface_address,
         default="10.9.0.2/24",
         metavar="A/N",
-        help="address of the stack with its prefix length (default 10.9.0.2/24)",
+        help="address of the stack with its prefix length (default 10.9.0.2/24); IPv6 over tun: and pair",
     )
     group.add_argument(
         "--gateway",
@@ -116,11 +122,13 @@ def open_link(spec: LinkSpec) -> Link:
     import ustack
 
     try:
-        return ustack.Tap(spec.name) if spec.kind == "tap" else ustack.PacketRing(spec.name)
+        if spec.kind == "ring":
+            return ustack.PacketRing(spec.name)
+        return ustack.Tap(spec.name, tun=spec.kind == "tun")
     except PermissionError as e:
         what = (
             "/dev/net/tun may not be opened, or the device not configured"
-            if spec.kind == "tap"
+            if spec.kind != "ring"
             else "packet sockets need CAP_NET_RAW"
         )
         raise Failure(
@@ -132,9 +140,9 @@ def open_link(spec: LinkSpec) -> Link:
 
 def pair_peer(address: str, gateway: str | None) -> str:
     """Address with prefix of the peer stack of ``--link pair``."""
-    own = ipaddress.IPv4Interface(address)
+    own = ipaddress.ip_interface(address)
     if gateway:
-        if ipaddress.IPv4Address(gateway) not in own.network or gateway == str(own.ip):
+        if ipaddress.ip_address(gateway) not in own.network or gateway == str(own.ip):
             raise Failure(f"with --link pair, --gateway is the peer: another address of {own.network}", 2)
         return f"{gateway}/{own.network.prefixlen}"
     for host in own.network.hosts():

@@ -10,7 +10,16 @@ import sys
 import threading
 from typing import Any
 
-from ustack._cli.common import Failure, Net, add_stack_arguments, host_address, port_number, stack_from
+from ustack._cli.common import (
+    Failure,
+    Net,
+    add_stack_arguments,
+    endpoint_text,
+    host_address,
+    port_number,
+    stack_from,
+)
+from ustack._family import family_of
 
 HELP = "connect or listen, like netcat"
 EPILOG = """\
@@ -66,9 +75,10 @@ def _stdin_to(send: Any, finish: Any, chunk: int) -> None:
 
 def _stream(net: Net, host: str, port: int, args: argparse.Namespace) -> None:
     if args.listen:
-        with net.stack.create_server((net.address.partition("/")[0], port)) as listener:
+        own = net.address.partition("/")[0]
+        with net.stack.create_server((own, port), family=family_of(own)) as listener:
             conn, peer = listener.accept()
-        print(f"connection from {peer[0]}:{peer[1]}", file=sys.stderr)
+        print(f"connection from {endpoint_text(peer[0], peer[1])}", file=sys.stderr)
     else:
         conn = net.stack.create_connection((host, port), timeout=args.timeout)
         conn.settimeout(None)
@@ -82,9 +92,10 @@ def _stream(net: Net, host: str, port: int, args: argparse.Namespace) -> None:
 
 
 def _datagrams(net: Net, host: str, port: int, args: argparse.Namespace) -> None:
-    with net.stack.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    own = net.address.partition("/")[0]
+    with net.stack.socket(family_of(own if args.listen else host), socket.SOCK_DGRAM) as s:
         if args.listen:
-            s.bind((net.address.partition("/")[0], port))
+            s.bind((own, port))
             data, peer = s.recvfrom(65535)
             if peer is not None:
                 s.connect(peer)

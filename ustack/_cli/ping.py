@@ -22,6 +22,7 @@ exit status: 0 if an answer came, 1 if none did
 
   ustack ping --link pair 10.9.0.1          needs no privilege: the peer is in this process
   ustack ping --link tap:us0 10.9.0.1       the kernel, at the other end of the TAP
+  ustack ping --link tun:us0 --address fd00::2/64 fd00::1
 """
 
 

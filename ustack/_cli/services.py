@@ -14,6 +14,9 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from ustack._cli.common import endpoint_text
+from ustack._family import family_of
+
 if TYPE_CHECKING:
     from ustack import Stack
 
@@ -136,7 +139,8 @@ class Service:
         self._open: set[Any] = set()
         self._threads: list[threading.Thread] = []
         self._closing = False
-        self.listener = stack.create_server((host, PORTS[kind] if port is None else port))
+        family = family_of(host)
+        self.listener = stack.create_server((host, PORTS[kind] if port is None else port), family=family)
         self.port = self.listener.getsockname()[1]
         self._http: _HTTPServer | None = None
         self.datagrams: Any = None
@@ -144,7 +148,7 @@ class Service:
             handler = partial(type("_Handler", (Handler,), {"quiet": log is None}), directory=directory)
             self._http = _HTTPServer((host, self.port), handler)
         else:
-            self.datagrams = stack.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self.datagrams = stack.socket(family, socket.SOCK_DGRAM)
             try:
                 self.datagrams.bind((host, self.port))
             except BaseException:
@@ -196,7 +200,7 @@ class Service:
                     return
                 self._open.add(conn)
             if self.log and not self._http:
-                self.log(f"{self.kind}: connection from {address[0]}:{address[1]}")
+                self.log(f"{self.kind}: connection from {endpoint_text(address[0], address[1])}")
             self._start(self._converse, conn, address)
 
     def _converse(self, conn: Any, address: Any) -> None:

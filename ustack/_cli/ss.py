@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ustack._cli import control
-from ustack._cli.common import add_json_argument, print_json, table
+from ustack._cli.common import add_json_argument, endpoint_text, print_json, table
 
 HELP = "list the sockets of running ustack processes"
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _endpoint(value: object) -> str:
-    return f"{value[0]}:{value[1]}" if isinstance(value, (list, tuple)) else str(value)
+    return endpoint_text(value[0], value[1]) if isinstance(value, (list, tuple)) else str(value)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -56,9 +56,9 @@ class Kernel:
             raise
         return s
 
-    def create_server(self, address: tuple[str, int]) -> std.socket:
+    def create_server(self, address: tuple[str, int], *, family: int = std.AF_INET) -> std.socket:
         """As :meth:`ustack.Stack.create_server`. Accepted sockets inherit the congestion control."""
-        s = self.socket()
+        s = self.socket(family)
         try:
             s.setsockopt(std.SOL_SOCKET, std.SO_REUSEADDR, 1)
             s.bind(address)

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from ustack import Pipe, Stack, VirtualClock
+from ustack._family import family_of
 from ustack.sim.apps import (
     SECOND,
     Flow,
@@ -41,7 +42,7 @@ from ustack.sim.apps import (
 )
 from ustack.sim.cable import Cable, Packet, Port, Way
 from ustack.sim.machine import Machine, MachineStack
-from ustack.socket import SOCK_DGRAM, SOCK_STREAM
+from ustack.socket import AF_INET6, SOCK_DGRAM, SOCK_STREAM
 from ustack.socket import socket as _socket
 
 __all__ = [
@@ -55,35 +56,41 @@ class Stuck(AssertionError):
 
 
 class Host:
-    """A stack in a network; made by ``Network.host``. ``stack``: the ustack.Stack; ``address``: its IPv4 address."""
+    """A stack in a network; made by ``Network.host``. ``stack``: the ustack.Stack; ``address``: its address."""
 
     def __init__(self, name: str, address: str, stack: Stack):
         self.name = name
         self.address = address
+        self.family = family_of(address)
         self.stack = stack
         self._ways: list[Way] = []
 
     def __repr__(self) -> str:
         return f"<Host {self.name} {self.address}>"
 
+    @property
+    def network(self) -> str:
+        """The address with the prefix that holds it alone."""
+        return f"{self.address}/{128 if self.family == AF_INET6 else 32}"
+
     def _plug(self, sink: Host, mtu: int) -> Port:
         """One end of a cable to another host: packets to it leave here, packets from it come in here."""
         pipe = Pipe(layer=3, mtu=mtu, queue=4096)
-        self.stack.add_interface(pipe, [f"{self.address}/32"])
-        self.stack.add_route(f"{sink.address}/32", link=pipe)
+        self.stack.add_interface(pipe, [self.network])
+        self.stack.add_route(sink.network, link=pipe)
         return pipe
 
     def socket(self, kind: int = SOCK_STREAM) -> _socket:
         """A new non-blocking socket."""
-        return self.stack.socket(type=kind)
+        return self.stack.socket(self.family, kind)
 
     def listen(self, port: int = 0, backlog: int = 128) -> _socket:
         """A listening socket on this host's address."""
-        return self.stack.create_server((self.address, port), backlog=backlog)
+        return self.stack.create_server((self.address, port), family=self.family, backlog=backlog)
 
     def datagrams(self, port: int = 0) -> _socket:
         """A UDP socket bound to this host's address."""
-        sock = self.stack.socket(type=SOCK_DGRAM)
+        sock = self.stack.socket(self.family, SOCK_DGRAM)
         sock.bind((self.address, port))
         return sock
 
@@ -134,7 +141,7 @@ class Network:
     # --- building -------------------------------------------------------------------------------------------------
 
     def host(self, name: str, address: str, *, memory: int | None = None) -> Host:
-        """A new host with one IPv4 address. memory: budget of its stack in bytes. Raises ValueError."""
+        """A new host with one address, of IPv4 or IPv6. memory: budget of its stack in bytes. Raises ValueError."""
         if name in self.hosts:
             raise ValueError(f"there is a host {name!r} already")
         stack = Stack(clock=VirtualClock(self.now_ns), seed=f"{self.seed}/{name}", memory=memory)

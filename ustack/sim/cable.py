@@ -89,14 +89,23 @@ class Cable:
         self.up = True
 
     def _notice(self, way: Way, data: bytes) -> bytes | None:
-        """What a router says of a packet that is too large: fragmentation needed (RFC 1191 4). None: nothing."""
-        if self.silent or data[0] >> 4 != 4:
+        """What a router says of a packet that is too large: fragmentation needed (RFC 1191 4), or packet too big (RFC
+        4443 3.2). None: nothing."""
+        if self.silent:
             return None
+        if data[0] >> 4 == 6:
+            return self._notice6(data)
         quote = data[:28]
         body = struct.pack("!BBHHH", 3, 4, 0, 0, self.mtu) + quote
         body = body[:2] + struct.pack("!H", _checksum(body)) + body[4:]
         head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, 0, 64, 1, 0, data[16:20], data[12:16])
         return head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + body
+
+    def _notice6(self, data: bytes) -> bytes:
+        addresses = data[24:40] + data[8:24]
+        body = struct.pack("!BBHI", 2, 0, 0, self.mtu) + data[:1232] + bytes(len(data[:1232]) % 2)
+        body = body[:2] + struct.pack("!H", _checksum(addresses + struct.pack("!II", len(body), 58) + body)) + body[4:]
+        return struct.pack("!IHBB", 0x60000000, len(body), 58, 64) + addresses + body
 
     def _carry(self, way: Way, now: int, data: bytes) -> tuple[str, list[tuple[int, bytes]]]:
         """What becomes of a packet: its fate, and (when, bytes) of what arrives. The dice are rolled in any case, so
