@@ -22,6 +22,7 @@ PEER_ISS = 0x10000000
 FLAGS = {"F": 1, "S": 2, "R": 4, "P": 8, "A": 16, "U": 32, "E": 64, "C": 128}
 MS, S = 1_000_000, 1_000_000_000
 MASK = 0xFFFFFFFF
+VERSION = 4                     # of IP; with 6 the address n stands for fd00::n (see probe_tcp.speak)
 
 
 def checksum(data: bytes) -> int:
@@ -111,16 +112,47 @@ def read_options(raw: bytes, s: Segment) -> None:
         i += n
 
 
-def parse(packet: bytes, gso: int = 0, csum: int = 1) -> Segment:
-    """Take a packet of ours apart; its checksums must hold (a partial one: be that of the pseudo header)."""
+def address(number: int) -> bytes:
+    """As in a header."""
+    if VERSION == 4:
+        return struct.pack("!I", number)
+    if number == 0x7F000001:
+        return bytes(15) + b"\1"
+    return struct.pack("!HxxxxxxxxxxI", 0xFD00, number)
+
+
+def ip_header(src: int, dst: int, tcp: int, proto: int = 6) -> bytes:
+    """An IP header in front of so many bytes."""
+    if VERSION == 6:
+        return struct.pack("!IHBB", 0x60000000, tcp, proto, 64) + address(src) + address(dst)
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + tcp, 0, 0, 64, proto, 0) + address(src) + address(dst)
+    return ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+
+
+def pseudo_header(src: int, dst: int, tcp: int) -> bytes:
+    return address(src) + address(dst) + (struct.pack("!II", tcp, 6) if VERSION == 6 else struct.pack("!HH", 6, tcp))
+
+
+def split(packet: bytes) -> tuple[int, int, int, bytes]:
+    """Source, destination, TTL or hop limit, and the segment; the IP header must be right."""
+    if VERSION == 6:
+        word, length, proto, hops = struct.unpack("!IHBB", packet[:8])
+        assert (word >> 28, proto, length) == (6, 6, len(packet) - 40)
+        src, dst = struct.unpack("!12xI12xI", packet[8:40])
+        return src, dst, hops, packet[40:]
     ihl = (packet[0] & 15) * 4
     total, _id, _frag, ttl, proto = struct.unpack("!HHHBB", packet[2:10])
     assert proto == 6
     assert total == len(packet)
     assert checksum(packet[:ihl]) == 0
     src, dst = struct.unpack("!II", packet[12:20])
-    tcp = packet[ihl:]
-    pseudo = struct.pack("!IIBBH", src, dst, 0, 6, len(tcp))
+    return src, dst, ttl, packet[ihl:]
+
+
+def parse(packet: bytes, gso: int = 0, csum: int = 1) -> Segment:
+    """Take a packet of ours apart; its checksums must hold (a partial one: be that of the pseudo header)."""
+    src, dst, ttl, tcp = split(packet)
+    pseudo = packet[8:40] + struct.pack("!II", len(tcp), 6) if VERSION == 6 else pseudo_header(src, dst, len(tcp))
     if csum == 2:
         assert struct.unpack("!H", tcp[16:18])[0] == ~checksum(pseudo) & 0xFFFF
     else:
@@ -147,16 +179,15 @@ def build(
     reserved: int = 0,
     spoil: int = 0,
 ) -> bytes:
-    """A whole IPv4 packet."""
+    """A whole IP packet."""
     words = 5 + len(options) // 4 if offset is None else offset
     head = struct.pack(
         "!HHIIBBHHH", src[1], dst[1], seq & MASK, ack & MASK, words << 4 | reserved, flags, window, 0, urgent
     )
     tcp = head + options + data
-    pseudo = struct.pack("!IIBBH", src[0], dst[0], 0, 6, len(tcp))
+    pseudo = pseudo_header(src[0], dst[0], len(tcp))
     tcp = tcp[:16] + struct.pack("!H", checksum(pseudo + tcp) ^ spoil) + tcp[18:]
-    ip = struct.pack("!BBHHHBBHII", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0, src[0], dst[0])
-    return ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:] + tcp
+    return ip_header(src[0], dst[0], len(tcp)) + tcp
 
 
 class Peer:

@@ -32,7 +32,7 @@ def test_values_out_of_range_are_named(arguments):
 
 @pytest.mark.parametrize(("addresses", "error"), [
     (b"10.0.0.1/24", TypeError), (5, TypeError), ([5], TypeError),
-    ("10.0.0.1/33", ValueError), (["::1/64"], ValueError),
+    ("10.0.0.1/33", ValueError), (["::1/129"], ValueError),
 ])
 def test_a_link_with_a_wrong_address_stays_the_callers(addresses, error):
     with ustack.Pipe() as link, ustack.Stack() as net:
