@@ -105,7 +105,7 @@ def lost_runs(model: Model) -> list[tuple[int, int]]:
     return out
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(BASES, STEPS, st.integers(0, 5), st.integers(0, 300), st.sampled_from([None, 0, 2, 5]))
 def test_every_byte_is_known(
     base: int, steps: list[tuple[str, int | tuple[int, int], bool]], min_rtt: int, recover: int, echo: int | None
