@@ -9,11 +9,16 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from ustack import testbed
 
 # Programs that tests start must import the installed package, not the sources in the working directory.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+if os.environ.get("USTACK_SANITIZED"):          # by scripts/sanitize: everything takes several times as long
+    settings.register_profile("sanitized", deadline=None, max_examples=25)
+    settings.load_profile("sanitized")
 
 
 def pytest_configure() -> None:
