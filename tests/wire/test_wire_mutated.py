@@ -95,6 +95,7 @@ def test_damaged_frames_hurt_nobody(layer):
         wire.after(600)
         for s in iter(lambda: accept_or_none(listener), None):
             s.close()
+        udp.close()             # with what nobody read, up to SO_RCVBUF
         wire.after(600)
         assert wire.net.memory()["held"] <= 1 << 20
 
