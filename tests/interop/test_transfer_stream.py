@@ -66,8 +66,8 @@ def test_a_gigabyte(wire, direction):
 
 @pytest.mark.parametrize("wire", wires("ring-plain"), indirect=True)
 def test_a_ring_of_short_frames_is_not_overrun(wire):
-    """A slot holds one frame, however short: the window that is offered is what the slots hold of such frames. A few
-    are lost all the same, for the kernel ends packets where writes end."""
+    """A slot holds one frame, however short: the window that is offered is what the slots hold of such frames. Some
+    shorter ones may be among them: few may be lost, not window after window."""
     for namespace, device in ((wire.peer, wire.peer_device), (wire.home, wire.home_device)):
         namespace.offload(device, tso=False, gso=False, gro=False)
     n = 30_000_000
