@@ -400,7 +400,7 @@ def test_blocking_threads_beside_trio() -> None:
                 nursery.start_soon(trio.to_thread.run_sync, blocking_echo)
                 left, right = await connected(bed)
                 async with left, right, await ut.open_tcp_stream(a, host, PORT) as third:
-                    with trio.fail_after(20):
+                    with trio.fail_after(60):
                         for _ in range(300):
                             await left.send_all(b"x" * 3000)
                             await third.send_all(b"y" * 3000)
