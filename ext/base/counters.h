@@ -100,6 +100,8 @@
   X(C_TCP_OUT_OF_ORDER,     "tcp.out_of_order",           "segments queued out of order") \
   X(C_TCP_OOO_LIMIT,        "tcp.ooo_limit",              "out-of-order segments dropped at the bound") \
   X(C_TCP_RCVBUF,           "tcp.rcvbuf",                 "data dropped because the receive buffer's storage was exhausted") \
+  X(C_TCP_RCV_MEMORY,       "tcp.rcv_memory",             "data dropped because the stack's memory budget was nearly used up") \
+  X(C_TCP_SND_MEMORY,       "tcp.snd_memory",             "times a sender had to wait for memory") \
   X(C_TCP_PAWS,             "tcp.paws",                   "segments rejected by PAWS (RFC 7323)") \
   X(C_TCP_ACK_OLD,          "tcp.ack_old",                "acknowledgements older than the largest window") \
   X(C_TCP_ACK_FUTURE,       "tcp.ack_future",             "acknowledgements of data never sent") \

@@ -20,6 +20,7 @@ from ustack._core.inet.ip4 cimport ip4_frame, ip4_ids
 from ustack._core.inet.offload cimport offload_checksum
 from ustack._core.inet.path cimport path
 from ustack._core.inet.transmit cimport ip_send
+from ustack._core.mem.arena cimport KEEP_SHARE, arena_may_keep
 from ustack._core.mem.mblk cimport (DB_LENT, copymsg, dup_range, freelist, freemsg, linkb, mblk,
                                     mblk_len, msgtruesize, pkt_pull, writable)
 from ustack._core.wire.icmp cimport EXCEEDED_REASSEMBLY, ICMP_TIME_EXCEEDED
@@ -311,7 +312,8 @@ cdef mblk *fragment_input(inet *net, mblk *taken, const fragment *h, ip_packet *
 
 
 cdef mblk *account(datagram *d, mblk *m, const fragment *h, ip_packet *ip) noexcept nogil:
-    cdef fragments *f = <fragments *>d.net.fragments
+    cdef inet *net = d.net
+    cdef fragments *f = <fragments *>net.fragments
     cdef size_t size = msgtruesize(m)
     d.held += size
     f.held += size
@@ -328,8 +330,8 @@ cdef mblk *account(datagram *d, mblk *m, const fragment *h, ip_packet *ip) noexc
         count(&d.net.ctx.n, C_IP_FRAG_LIMIT)
         release(d)
         d.void_ = True
-    while f.held > FRAG_BYTES:
-        count(&f.oldest.net.ctx.n, C_IP_FRAG_LIMIT)
+    while f.oldest != NULL and (f.held > FRAG_BYTES or not arena_may_keep(net.ctx.mem, 0, KEEP_SHARE)):
+        count(&net.ctx.n, C_IP_FRAG_LIMIT)
         forget(f.oldest)
     return NULL
 

@@ -17,8 +17,9 @@ from ustack._core.inet.demux cimport (FLOW_V6, flow_any, flow_entry, flow_find_l
 from ustack._core.inet.inet cimport (ICMP_ERR_TOO_BIG, IP_DF, icmp_errno, inet, ip_error, ip_output, ip_packet,
                                      path_check, path_pseudo, path_release, path_resolve, path_room)
 from ustack._core.inet.pmtu cimport pmtu_learn
+from ustack._core.mem.arena cimport HEADER_SIZE, KEEP_LAST, KEEP_SHARE, arena_may_keep
 from ustack._core.mem.context cimport context
-from ustack._core.mem.mblk cimport (alloc_header, dupmsg, freelist, freemsg, linkb, mblk, msgcsum, msgdsize,
+from ustack._core.mem.mblk cimport (alloc_header, allocb, dupmsg, freelist, freemsg, linkb, mblk, msgcsum, msgdsize,
                                     msgtruesize, unlinkb)
 from ustack._core.wire.icmp cimport ICMP_ECHO, ICMP_LEN, ICMP_SUM, icmp_emit, icmp_header, icmp_parse
 from ustack._core.wire.icmp6 cimport ICMP6_ECHO, icmp6_emit, icmp6_header
@@ -190,12 +191,13 @@ cdef void ping_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nog
         count(&g.ctx.n, C_ICMP_IGNORED)
         freemsg(taken)
         return
-    size = msgtruesize(taken)
-    if p.held > 0 and p.held + size > p.rcvbuf:
+    size = msgtruesize(taken) + HEADER_SIZE
+    if ((p.held > 0 and p.held + size > p.rcvbuf)
+            or not arena_may_keep(g.ctx.mem, size, KEEP_SHARE if p.held else KEEP_LAST)):
         count(&g.ctx.n, C_PING_RCVBUF)
         freemsg(taken)
         return
-    m = alloc_header(g.ctx.mem)
+    m = allocb(g.ctx.mem, HEADER_SIZE)
     if m == NULL:
         count(&g.ctx.n, C_IP_NOMEM)
         freemsg(taken)

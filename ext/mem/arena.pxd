@@ -23,6 +23,8 @@ from ustack._core.mem.types cimport (
 
 # budget in bytes (0: none). NULL without memory.
 cdef arena *arena_create(int64_t budget, ledger *book) noexcept nogil
+# Keep so many bytes of the budget for alloc_header: whoever holds much can still be told to let go.
+cdef void arena_reserve(arena *a, int64_t nbytes) noexcept nogil
 # The owner lets go; memory goes when the last block and the last arena_ref do. `book` is not touched
 # afterwards. External storage that is still out then has nobody who would reap it: unless on_reap is set,
 # its free function runs in the thread that drops its last reference.
@@ -38,6 +40,8 @@ cdef int64_t arena_live(arena *a) noexcept nogil
 # A dblk of at least `size` bytes, refs == 1; NULL at the budget. The raw form that links draw receive
 # buffers with.
 cdef dblk *arena_take(arena *a, size_t size) noexcept nogil
+# The same, out of what is kept for headers as well.
+cdef dblk *arena_take_reserved(arena *a, size_t size) noexcept nogil
 
 # --- for the other modules of this room -------------------------------------------------------------------
 cdef bint arena_refill(arena *a) noexcept nogil
@@ -46,6 +50,29 @@ cdef void *cell_take(arena *a) noexcept nogil
 cdef void cell_give(arena *a, void *cell) noexcept nogil
 cdef void arena_push_reap(arena *a, dblk *d) noexcept nogil
 cdef void arena_destroy(arena *a) noexcept nogil
+
+
+cdef enum:
+    # What queues may hold, in sixteenths of the budget less the reserve for headers and two large receive buffers.
+    # Data to send and what is kept for applications have shares of their own: neither can starve the other, though
+    # an application does not read, or a peer does not acknowledge. What is left lets acknowledgements come in;
+    # alloc_header has a reserve for those that go out.
+    SEND_SHARE = 6              # data to send, of all connections
+    SEND_LAST = 8               # the same, for a connection that has none queued
+    KEEP_SHARE = 6              # data, datagrams, fragments received, and everything else that is held
+    KEEP_LAST = 7               # the same, for a connection or socket for which nothing is kept
+
+
+cdef inline bint arena_may_send(const arena *a, size_t more, int share) noexcept nogil:
+    """Whether `more` bytes of storage may be queued to be sent. Without a budget: always."""
+    return a.budget == 0 or ((a.sending + <int64_t>more) << 4 <= (a.common - 2 * LARGE_SIZE) * share
+                             and a.held + <int64_t>more <= a.common)
+
+
+cdef inline bint arena_may_keep(const arena *a, size_t storage, int share) noexcept nogil:
+    """Whether what was received, in so much storage that is held already, may be kept beside the rest. Without a
+    budget: always."""
+    return a.budget == 0 or (a.held - a.sending - <int64_t>storage) << 4 <= (a.common - 2 * LARGE_SIZE) * share
 
 
 cdef inline pool *class_for(arena *a, size_t size) noexcept nogil:

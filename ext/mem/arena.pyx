@@ -28,6 +28,7 @@ cdef arena *arena_create(int64_t budget, ledger *book) noexcept nogil:
         return NULL
     memset(a, 0, sizeof(arena))
     a.budget = budget
+    a.common = budget
     a.book = book
     a.refs = 1
     a.chunk_cells = FIRST_CHUNK
@@ -39,6 +40,10 @@ cdef arena *arena_create(int64_t budget, ledger *book) noexcept nogil:
             arena_destroy(a)
             return NULL
     return a
+
+
+cdef void arena_reserve(arena *a, int64_t nbytes) noexcept nogil:
+    a.common = a.budget - nbytes
 
 
 cdef void arena_destroy(arena *a) noexcept nogil:
@@ -132,9 +137,9 @@ cdef void *cell_take(arena *a) noexcept nogil:
             return NULL
 
 
-cdef bint reserve(arena *a, size_t size) noexcept nogil:
-    """With the lock held: charge the budget."""
-    if a.budget and a.held + <int64_t>size > a.budget:
+cdef bint reserve(arena *a, size_t size, bint reserved) noexcept nogil:
+    """With the lock held: charge the budget; `reserved`: also what is kept for headers."""
+    if a.budget and a.held + <int64_t>size > (a.budget if reserved else a.common):
         return False
     a.held += size
     a.live += 1
@@ -154,7 +159,7 @@ cdef dblk *take_region(arena *a, size_t size) noexcept nogil:
         return NULL
     r = region_create(size, 0, NULL)
     spin_lock(&a.lock)
-    granted = r != NULL and reserve(a, r.length)
+    granted = r != NULL and reserve(a, r.length, False)
     if granted:
         a.live -= 1             # the cell was counted already
     spin_unlock(&a.lock)
@@ -176,6 +181,14 @@ cdef dblk *take_region(arena *a, size_t size) noexcept nogil:
 
 
 cdef dblk *arena_take(arena *a, size_t size) noexcept nogil:
+    return arena_take_from(a, size, False)
+
+
+cdef dblk *arena_take_reserved(arena *a, size_t size) noexcept nogil:
+    return arena_take_from(a, size, True)
+
+
+cdef dblk *arena_take_from(arena *a, size_t size, bint reserved) noexcept nogil:
     cdef pool *p = class_for(a, size)
     cdef dblk *d
     if p == NULL:
@@ -184,7 +197,7 @@ cdef dblk *arena_take(arena *a, size_t size) noexcept nogil:
         spin_lock(&a.lock)
         if p.head != NULL:
             d = NULL
-            if reserve(a, p.footprint):
+            if reserve(a, p.footprint, reserved):
                 d = pool_pop(p)
             spin_unlock(&a.lock)
             if d == NULL:
@@ -192,7 +205,7 @@ cdef dblk *arena_take(arena *a, size_t size) noexcept nogil:
             dblk_reset(d)
             return d
         # Over budget there is no use in growing.
-        if a.budget and a.held + <int64_t>p.footprint > a.budget:
+        if a.budget and a.held + <int64_t>p.footprint > (a.budget if reserved else a.common):
             spin_unlock(&a.lock)
             break
         spin_unlock(&a.lock)

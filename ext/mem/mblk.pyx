@@ -11,7 +11,7 @@ from ustack._core.base.types cimport (
     unlikely,
 )
 from ustack._core.mem.arena cimport (
-    arena, arena_destroy, arena_push_reap, arena_take, cell_give, cell_take, class_for,
+    arena, arena_destroy, arena_push_reap, arena_take, arena_take_reserved, cell_give, cell_take, class_for,
 )
 from ustack._core.mem.pool cimport dblk_reset, pool, pool_give, pool_pop, pool_push
 from ustack._core.mem.region cimport region, region_unref
@@ -42,7 +42,7 @@ cdef mblk *allocb(arena *a, size_t size) noexcept nogil:
     # Storage and structure under one lock: this is the path that every packet takes.
     spin_lock(&a.lock)
     m = a.free_mblks
-    if unlikely(m == NULL or p.head == NULL or (a.budget and a.held + <int64_t>p.footprint > a.budget)):
+    if unlikely(m == NULL or p.head == NULL or (a.budget and a.held + <int64_t>p.footprint > a.common)):
         spin_unlock(&a.lock)
         return allocb_slow(a, size)
     a.free_mblks = m.next
@@ -57,6 +57,10 @@ cdef mblk *allocb(arena *a, size_t size) noexcept nogil:
 cdef mblk *alloc_header(arena *a) noexcept nogil:
     """An empty block for headers: data begins at HEADROOM, and grows to the front by pkt_push."""
     cdef mblk *m = allocb(a, HEADER_SIZE)
+    cdef dblk *d
+    if unlikely(m == NULL and a.budget != a.common):
+        d = arena_take_reserved(a, HEADER_SIZE)
+        m = mblk_attach(a, d) if d != NULL else NULL
     if m != NULL:
         m.rptr += HEADROOM
         m.wptr = m.rptr

@@ -98,7 +98,9 @@ cdef struct pool:
 cdef struct arena:
     pool *classes[ARENA_CLASSES]
     int64_t budget              # bytes of storage that may be held; 0: no bound
+    int64_t common              # the part of it that anybody may use; the rest is for headers alone
     int64_t held                # bytes of storage handed out (written under the lock)
+    int64_t sending             # the part of it that send queues hold (written under their engine's lock)
     int64_t reserved            # bytes of storage obtained from the system (atomic)
     int64_t failures            # allocations refused for want of budget or memory (atomic)
     mblk *free_mblks            # slab of mblk structures; external dblk come from it too

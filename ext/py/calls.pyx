@@ -13,6 +13,7 @@ from ustack._core.base.codes cimport EV_IN, EV_OUT
 from ustack._core.base.ledger cimport LR_TX_COPY
 from ustack._core.base.types cimport ns_t
 from ustack._core.inet.ping cimport ping_meta, ping_recv, ping_send, ping_take_error
+from ustack._core.mem.arena cimport SEND_SHARE, arena_may_send
 from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgcopyin, msgcopyin_csum
 from ustack._core.py.driver cimport (
     driver, driver_attend, driver_attended, driver_flush_unlock, driver_lock, driver_try_lock, driver_unlock,
@@ -21,7 +22,8 @@ from ustack._core.stack.engine cimport engine_poll
 from ustack._core.stack.sockets cimport SOCK_PING, SOCK_UDP, sock, sock_of_tcb
 from ustack._core.tcp.tcp cimport (
     TCP_RECV_PEEK, TCP_SEND_LATE, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect,
-    tcp_connect_result, tcp_recv, tcp_send, tcp_send_hint, tcp_send_room, tcp_state)
+    tcp_connect_result, tcp_recv, tcp_send, tcp_send_hint, tcp_send_memory, tcp_send_room,
+    tcp_send_wait, tcp_state)
 from ustack._core.udp.udp cimport (
     UDP_OWN_SIZE, udp_connect, udp_meta, udp_recv, udp_room, udp_send, udp_take, udp_take_error, udp_train)
 
@@ -83,6 +85,55 @@ cdef size_t next_chunk(driver *d, sock *s, size_t left) noexcept nogil:
     return left if left < chunk else chunk
 
 
+cdef int wait_for_memory(driver *d, sock *s, size_t *n, bint failed, ns_t deadline, bint main_thread) noexcept nogil:
+    """Takes the lock: until some of n bytes may be copied; n becomes how many. `failed`: they were not to be had."""
+    cdef bint tried = failed
+    cdef size_t some
+    cdef int64_t room
+    cdef int r
+    driver_lock(d)
+    while True:
+        room = -EBADF if s.closed else tcp_send_room(s.tcp)
+        if room < 0:
+            r = <int>room
+            break
+        if failed:
+            tcp_send_wait(s.tcp)
+        else:
+            some = tcp_send_memory(s.tcp, n[0])
+            if some:
+                n[0] = some
+                r = 0
+                break
+        failed = False
+        r = pause(d, s, EV_OUT, deadline, main_thread, &tried)
+        if r != 0:
+            break
+    if s.note_fd >= 0:
+        sock_note(s)
+    driver_flush_unlock(d)
+    return r
+
+
+cdef mblk *bring_in(driver *d, sock *s, const char *p, size_t *n, ns_t deadline, bint main_thread,
+                    int *err) noexcept nogil:
+    """A copy of n bytes, or of fewer where memory is short: then n says how many. NULL: *err."""
+    cdef mblk *m = NULL
+    cdef bint failed = False
+    err[0] = 0
+    while m == NULL:
+        if failed or not arena_may_send(d.eng.ctx.mem, n[0], SEND_SHARE):
+            err[0] = wait_for_memory(d, s, n, failed, deadline, main_thread)
+            if err[0] != 0:
+                return NULL
+        m = copy_in(d, s, p, n[0])
+        failed = True
+        if m == NULL and d.eng.ctx.mem.budget == 0:
+            err[0] = -ENOBUFS           # it is not ours to wait for
+            return NULL
+    return m
+
+
 cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint partial, ns_t deadline,
                    bint main_thread, size_t *done, mblk **kept) noexcept nogil:
     cdef size_t chunk
@@ -97,17 +148,19 @@ cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint 
             chunk = m.pkt_len
             kept[0] = NULL
         else:
-            m = copy_in(d, s, p + done[0], chunk)
+            m = bring_in(d, s, p + done[0], &chunk, deadline, main_thread, &r)
+            if m == NULL:
+                return r
         driver_lock(d)
         r = wait_for_room(d, s, deadline, main_thread)
         if r == -EINTR:
             driver_unlock(d)
             kept[0] = m
             return r
-        if r != 0 or m == NULL:
+        if r != 0:
             driver_unlock(d)
             freemsg(m)
-            return r if r != 0 else -ENOBUFS
+            return r
         if n >= LATE_WRITE and not more and deadline != NO_WAIT and driver_attended(d):
             hold = TCP_SEND_LATE
         elif more or done[0] + chunk < n:

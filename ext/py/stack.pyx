@@ -138,8 +138,8 @@ cdef class Stack:
         if memory is not None:
             if not isinstance(memory, int):
                 raise TypeError(f"memory is a budget in bytes, an int, not {memory!r}")
-            if not 1 << 20 <= memory < 1 << 63:
-                raise ValueError("memory is a budget in bytes, at least 1 MiB")
+            if not 1 << 18 <= memory < 1 << 63:
+                raise ValueError("memory is a budget in bytes, at least 256 KiB")
             budget = memory
         if busy_poll is not None:
             if not isinstance(busy_poll, (int, float)):

@@ -20,7 +20,7 @@ from ustack._core.inet.netif cimport IF_MAX, netif
 from ustack._core.inet.ping cimport ping_free, ping_init
 from ustack._core.inet.offload cimport offload_coalesce, offload_flatten
 from ustack._core.link.link cimport link
-from ustack._core.mem.arena cimport arena, arena_create, arena_release, arena_take
+from ustack._core.mem.arena cimport arena, arena_create, arena_release, arena_reserve, arena_take
 from ustack._core.mem.mblk cimport dblk, dblk_unref, freelist, freemsg, mblk
 from ustack._core.tcp.tcp cimport tcp_egress, tcp_free, tcp_init
 from ustack._core.udp.udp cimport udp_free, udp_init
@@ -53,6 +53,7 @@ cdef int engine_init(engine *e, ns_t now, int64_t budget, const uint64_t *seed, 
     e.ctx.mem = arena_create(budget, &e.ctx.book)
     if e.ctx.mem == NULL:
         return -ENOMEM
+    arena_reserve(e.ctx.mem, budget >> 4)
     e.src.owner = e.ctx.mem
     e.src.take = take_buffer
     e.src.give = give_buffer

@@ -321,6 +321,8 @@ cdef struct tcb:
     tcb *port_next              # of the blocks whose local port has the same low byte
     tcb **port_pprev
     tcb *dirty_next
+    tcb *hungry_next            # of the senders that wait for memory
+    tcb **hungry_pprev
     tcb *parent                 # the listener, until accepted
     uint8_t queued              # in which of its queues: QUEUED_*
     tcb *q_next

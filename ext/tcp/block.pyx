@@ -9,6 +9,8 @@ from ustack._core.inet.demux cimport flow_insert, flow_remove
 from ustack._core.inet.inet cimport path_release
 from ustack._core.mem.mblk cimport freemsg
 from ustack._core.tcp.pacing cimport pacing_free
+from ustack._core.tcp.pressure cimport pressure_forget
+from ustack._core.tcp.queue cimport sq_free
 from ustack._core.tcp.reassembly cimport ooo_free
 from ustack._core.tcp.scoreboard cimport board_free
 from ustack._core.tcp.tcp cimport TCPS_CLOSED, TCPS_LISTEN, tcp
@@ -122,16 +124,14 @@ cdef void tcb_shed(tcb *c) noexcept nogil:
     if not has(c, TF_BOUND):
         unlink_port(c)
     unlink_timewait(c)
+    pressure_forget(c)
     timer_stop(&c.home.ctx.timers, &c.rtx)
     timer_stop(&c.home.ctx.timers, &c.delack)
     timer_stop(&c.home.ctx.timers, &c.life)
     if has(c, TF_PATH):
         c.flags &= ~TF_PATH
         path_release(c.home.net, &c.way)
-    freemsg(c.sq_head)
-    c.sq_head = NULL
-    c.sq_tail = NULL
-    c.sq_cursor = NULL
+    sq_free(c)
     ooo_free(&c.ooo)
     board_free(&c.sb)
     pacing_free(c)

@@ -23,6 +23,8 @@ cdef void sq_append(tcb *c, mblk *taken, uint32_t n) noexcept nogil
 cdef mblk *sq_window(tcb *c, seq_t seq, uint32_t n) noexcept nogil
 # Release everything below `una`.
 cdef void sq_release(tcb *c, seq_t una) noexcept nogil
+# All of it.
+cdef void sq_free(tcb *c) noexcept nogil
 # Queue n received bytes; the chain has no empty blocks in front.
 cdef void rq_append(tcb *c, mblk *taken, uint32_t n) noexcept nogil
 # Detach the first n bytes, n > 0 and at most rq_len; NULL without memory.

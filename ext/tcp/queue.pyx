@@ -43,6 +43,7 @@ cdef void sq_append(tcb *c, mblk *taken, uint32_t n) noexcept nogil:
         c.sq_tail.cont = taken
     while True:
         m.seq = seq
+        c.home.ctx.mem.sending += m.dp.truesize
         seq += <uint32_t>mblk_len(m)
         if m.cont == NULL:
             break
@@ -80,11 +81,23 @@ cdef void sq_release(tcb *c, seq_t una) noexcept nogil:
         m.cont = NULL
         if c.sq_cursor == m:
             c.sq_cursor = NULL
+        c.home.ctx.mem.sending -= m.dp.truesize
         freeb(m)
         m = following
     c.sq_head = m
     if m == NULL:
         c.sq_tail = NULL
+
+
+cdef void sq_free(tcb *c) noexcept nogil:
+    cdef mblk *m = c.sq_head
+    while m != NULL:
+        c.home.ctx.mem.sending -= m.dp.truesize
+        m = m.cont
+    freemsg(c.sq_head)
+    c.sq_head = NULL
+    c.sq_tail = NULL
+    c.sq_cursor = NULL
 
 
 cdef uint32_t storage_of(const mblk *m) noexcept nogil:

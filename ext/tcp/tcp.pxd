@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from ustack._core.base.addr cimport ipaddr
 from ustack._core.base.ready cimport ready
 from ustack._core.base.types cimport ns_t
+from ustack._core.base.wheel cimport timer
 from ustack._core.inet.demux cimport flow_table
 from ustack._core.inet.inet cimport inet
 from ustack._core.mem.context cimport context
@@ -78,6 +79,9 @@ cdef struct tcp:
     tcb *ports[256]             # every control block with a local port, by its low byte
     tcb *late                   # holds back a partial segment (TCP_SEND_LATE)
     tcb *grave                  # to be freed in the next tcp_egress
+    tcb *hungry                 # senders that wait for memory (pressure.pxd)
+    timer hunger
+    ns_t hunger_wait
     uint32_t count
     uint32_t timewait           # how many of them are in TIME-WAIT, and the bound
     uint32_t timewait_max
@@ -158,6 +162,10 @@ cdef int tcp_shutdown(tcb *c, int how) noexcept nogil
 # --- data -------------------------------------------------------------------------------------------------------
 # Bytes that tcp_send takes now; 0: wait for EV_OUT; -errno: the error to report (-EPIPE, -ECONNRESET, -ENOTCONN, ...).
 cdef int64_t tcp_send_room(tcb *c) noexcept nogil
+# For a sender that is short of memory: how many of n bytes it may copy; 0: no EV_OUT holds until there is memory.
+cdef size_t tcp_send_memory(tcb *c, size_t n) noexcept nogil
+# Memory was promised, and was not to be had: no EV_OUT holds for a moment.
+cdef void tcp_send_wait(tcb *c) noexcept nogil
 # How senders should cut what they copy: returns how many bytes make whole super-segments of what is queued (0: not
 # known yet); *stride: keep partial sums of so many bytes each, 0 if the path sums by itself; *phase: so many bytes of
 # a stride are queued already.

@@ -27,6 +27,7 @@ from ustack._core.tcp.input cimport tcp_input
 from ustack._core.tcp.listen cimport listen_close, listen_start, listen_take
 from ustack._core.tcp.options cimport info_fill, option_get, option_set, options_default
 from ustack._core.tcp.output cimport output
+from ustack._core.tcp.pressure cimport pressure_init, pressure_look, pressure_room, pressure_wait
 from ustack._core.tcp.queue cimport rq_take, snd_queued, sq_append
 from ustack._core.tcp.tuning cimport tuning_read
 from ustack._core.tcp.unreachable cimport tcp_error
@@ -50,6 +51,7 @@ cdef int tcp_init(tcp *t, context *ctx, inet *net) noexcept nogil:
     t.rcvbuf = RCVBUF
     t.syn_max = SYN_MAX
     t.cc = cubic()
+    pressure_init(t)
     t.timewait_max = TIMEWAIT_MAX
     t.limit_epoch = ctx.now - NS_SEC    # the first answers find full limits, at any time of any clock
     t.reset_epoch = ctx.now - NS_SEC
@@ -92,6 +94,8 @@ cdef bint tcp_egress(tcp *t) noexcept nogil:
         if not more:
             break
     tcb_reap(t)
+    if t.hungry != NULL:
+        pressure_look(t)
     return t.dirty != NULL
 
 
@@ -156,22 +160,43 @@ cdef int send_error(tcb *c) noexcept nogil:
     return -ENOTCONN if c.state == TCPS_LISTEN else 0
 
 
+cdef void no_more(tcb *c) noexcept nogil:
+    """The sender has to wait: what MSG_MORE held back for its next bytes is not to wait for them, or, where the buffer
+    is smaller than a segment, each would wait for the other (as Linux pushes before it sleeps)."""
+    if has(c, TF_MORE):
+        c.flags &= ~TF_MORE
+        mark(c)
+
+
 cdef int64_t tcp_send_room(tcb *c) noexcept nogil:
     """Once the buffer has been full, nothing until a third of it is free: no dribbling."""
     cdef int err = send_error(c)
     cdef uint32_t queued
     if err < 0:
         return err
-    if not connected(c):
+    if not connected(c) or c.hungry_pprev != NULL:
         return 0
     queued = snd_queued(c)
     if queued >= c.sndbuf:
         c.flags |= TF_NOSPACE
     if has(c, TF_NOSPACE):
         if queued > c.sndbuf - c.sndbuf // 3:
+            no_more(c)
             return 0
         c.flags &= ~TF_NOSPACE
     return c.sndbuf - queued
+
+
+cdef size_t tcp_send_memory(tcb *c, size_t n) noexcept nogil:
+    n = pressure_room(c, n)
+    if n == 0:
+        tcp_send_wait(c)
+    return n
+
+
+cdef void tcp_send_wait(tcb *c) noexcept nogil:
+    no_more(c)
+    pressure_wait(c)
 
 
 cdef void tcp_push_late(tcp *t) noexcept nogil:
@@ -259,7 +284,8 @@ cdef uint32_t tcp_events(tcb *c) noexcept nogil:
         return events | EV_HUP | EV_OUT | (EV_IN if c.irs or c.iss else 0)
     if (c.rq_len and c.rq_len >= c.rcvlowat) or has(c, TF_FIN_RCVD) or has(c, TF_SHUT_RD):
         events |= EV_IN
-    if has(c, TF_SHUT_WR) or (connected(c) and snd_queued(c) <= c.sndbuf - c.sndbuf // 3):
+    if has(c, TF_SHUT_WR) or (connected(c) and c.hungry_pprev == NULL
+                              and snd_queued(c) <= c.sndbuf - c.sndbuf // 3):
         events |= EV_OUT
     if has(c, TF_SHUT_WR) and (has(c, TF_SHUT_RD) or has(c, TF_FIN_RCVD)):
         events |= EV_HUP

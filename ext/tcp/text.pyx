@@ -5,7 +5,8 @@ from libc.stdint cimport uint32_t
 
 from ustack._core.base.codes cimport EV_HUP, EV_IN
 from ustack._core.base.counters cimport (
-    C_TCP_ABORT_UNREAD, C_TCP_OOO_LIMIT, C_TCP_OUT_OF_ORDER, C_TCP_RCVBUF, C_TCP_RX_BYTES, count, count_n,
+    C_TCP_ABORT_UNREAD, C_TCP_OOO_LIMIT, C_TCP_OUT_OF_ORDER, C_TCP_RCVBUF, C_TCP_RCV_MEMORY, C_TCP_RX_BYTES,
+    count, count_n,
 )
 from ustack._core.base.seq cimport seq_gt, seq_lt, seq_t
 from ustack._core.mem.mblk cimport adjmsg, mblk, msgconsume
@@ -15,8 +16,9 @@ from ustack._core.tcp.block cimport (
     TF_DSACK, TF_FIN_KNOWN, TF_FIN_RCVD, TF_ORPHAN, TF_SACK, TF_SHUT_RD, has, interval, tcb, tcb_post,
 )
 from ustack._core.tcp.close cimport conn_abort, enter_time_wait
+from ustack._core.tcp.pressure cimport pressure_keeps
 from ustack._core.tcp.queue cimport rcv_held, rq_append, rq_collapse, storage_of
-from ustack._core.tcp.reassembly cimport ooo_add, ooo_prune, ooo_take
+from ustack._core.tcp.reassembly cimport ooo_add, ooo_free, ooo_prune, ooo_take
 from ustack._core.tcp.segment cimport seg_ack
 from ustack._core.tcp.tcp cimport (
     TCPS_CLOSE_WAIT, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_FIN_WAIT_2, TCPS_SYN_RECEIVED,
@@ -91,6 +93,10 @@ cdef mblk *trim(tcb *c, arrival *s) noexcept nogil:
             return NULL
     if not room_for(c, s.m):
         count(&s.t.ctx.n, C_TCP_RCVBUF)
+        return NULL
+    if not pressure_keeps(c, storage_of(s.m)):
+        ooo_free(&c.ooo)                # what is out of order is of use to nobody yet
+        count(&s.t.ctx.n, C_TCP_RCV_MEMORY)
         return NULL
     m = payload_of(s)
     if cut:

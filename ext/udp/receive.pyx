@@ -16,8 +16,9 @@ from ustack._core.inet.demux cimport flow_again, flow_entry, flow_find, flow_fin
 from ustack._core.inet.inet cimport (ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_PORT, ICMP_ERR_TOO_BIG, ICMP_ERR_TTL,
                                      icmp_errno, icmp_error, ip_error, ip_packet, ip_pseudo)
 from ustack._core.inet.pmtu cimport pmtu_learn
+from ustack._core.mem.arena cimport HEADER_SIZE, KEEP_LAST, KEEP_SHARE, arena_may_keep
 from ustack._core.mem.context cimport context
-from ustack._core.mem.mblk cimport (adjmsg, alloc_header, dupmsg, freemsg, linkb, mblk, mblk_len, msgcsum, msgtruesize,
+from ustack._core.mem.mblk cimport (adjmsg, allocb, dupmsg, freemsg, linkb, mblk, mblk_len, msgcsum, msgtruesize,
                                     pkt_pull, splitmsg)
 from ustack._core.udp.ports cimport port_first
 from ustack._core.udp.udp cimport queued, udp, udp_meta, udp_pcb
@@ -61,13 +62,15 @@ cdef void enqueue(udp_pcb *p, mblk *taken, const udp_meta *meta, int64_t size) n
     cdef context *ctx = p.owner.ctx
     cdef queued *q
     cdef mblk *m
-    if p.shut_rd or (p.held > 0 and p.held + size > p.rcvbuf):
+    if (p.shut_rd or (p.held > 0 and p.held + size > p.rcvbuf)
+            or not arena_may_keep(ctx.mem, size, KEEP_SHARE if p.held else KEEP_LAST)):
         count(&ctx.n, C_UDP_RCVBUF)
         freemsg(taken)
         return
     if join(p, taken, meta, size):
         return
-    m = alloc_header(ctx.mem)
+    size += HEADER_SIZE
+    m = allocb(ctx.mem, HEADER_SIZE)
     if m == NULL:
         count(&ctx.n, C_IP_NOMEM)
         freemsg(taken)
@@ -120,7 +123,7 @@ cdef void deliver(udp_pcb *p, mblk *taken, const udp_meta *meta) noexcept nogil:
 cdef int udp_part(udp_pcb *p, mblk *m, int max) noexcept nogil:
     cdef queued *q = <queued *>m.rptr
     cdef size_t keep = <size_t>max * q.meta.gso_size
-    cdef mblk *rest = alloc_header(p.owner.ctx.mem)
+    cdef mblk *rest = allocb(p.owner.ctx.mem, HEADER_SIZE)
     if rest == NULL:
         return -ENOBUFS
     rest.cont = splitmsg(p.owner.ctx.mem, m.cont, keep)
@@ -133,7 +136,7 @@ cdef int udp_part(udp_pcb *p, mblk *m, int max) noexcept nogil:
     rest.wptr = rest.rptr + sizeof(udp_meta)
     rest.pkt_len = m.pkt_len - keep
     rest.stamp = m.stamp
-    rest.mark = msgtruesize(rest.cont)
+    rest.mark = msgtruesize(rest.cont) + HEADER_SIZE
     m.pkt_len = keep
     p.held += rest.mark             # storage that both hold is charged to both
     p.nqueued += 1

@@ -34,7 +34,7 @@ def transfer(sender, receiver, data, address=("10.9.0.2", 7000)):
                 while piece := s.recv(1 << 16):
                     got.extend(piece)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         with sender.socket() as s:
             s.settimeout(30)
@@ -143,10 +143,10 @@ def test_a_stack_behind_an_impaired_device(kind):
                     while piece := s.recv(1 << 16):
                         s.sendall(piece)
 
-            thread = threading.Thread(target=serve)
+            thread = threading.Thread(target=serve, daemon=True)
             thread.start()
             with net.create_connection((bed.peer_ip, 7000), timeout=30) as s:
-                sender = threading.Thread(target=lambda: (s.sendall(data), s.shutdown(socket.SHUT_WR)))
+                sender = threading.Thread(target=lambda: (s.sendall(data), s.shutdown(socket.SHUT_WR)), daemon=True)
                 sender.start()
                 while piece := s.recv(1 << 16):
                     echoed.extend(piece)

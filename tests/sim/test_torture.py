@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from helpers import ROOT
+from torture.bulk import bulk
 from torture.stream import PERIOD, Stream
 from torture.watch import Broken, Watch
 from torture.wire import ACK, FIN, RST, SYN, Options, Segment, build, describe, parse, read_options, write_options
@@ -37,6 +38,11 @@ def test_a_seed_is_the_same_world_again() -> None:
         play(world)
         digests.append(world.net.digest())
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_much_data_over_a_slightly_bad_link() -> None:
+    """50 MB here; of 1 GB docs/simulation.md tells."""
+    assert " lost=0 " not in bulk(50_000_000)
 
 
 # --- the program --------------------------------------------------------------------------------------------------
@@ -117,3 +123,14 @@ def test_streams_are_seamless() -> None:
     assert s.at(10, 3 * PERIOD)[PERIOD:] == s.at(10, 2 * PERIOD)
     assert s.at(PERIOD - 5, 10) == s.at(0, PERIOD)[-5:] + s.at(0, 5)
     assert s.at(0, 100) != Stream(12346).at(0, 100)
+
+
+# --- threads ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(2))
+def test_threads_that_call_and_close_at_random(seed: int) -> None:
+    """In a process of its own, whose watchdog shows all stacks and ends it: it cannot hang."""
+    done = torture("--threads", "4000", "--first", str(seed))
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = dict(re.findall(r"(\w+)=(\d+)", done.stdout))
+    assert int(counts["steps"]) >= 4000
+    assert int(counts["rallies"]) > 0

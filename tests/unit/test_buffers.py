@@ -378,10 +378,10 @@ def test_desballoc_frees_inside_the_dropping_call_in_its_thread(arena: b.Arena):
         b.freeb(m)
         done = True
 
-    thread = threading.Thread(target=drop)
+    thread = threading.Thread(target=drop, daemon=True)
     thread.start()
     ident = thread.ident
-    thread.join()
+    thread.join(60)
     assert seen == [(ident, False)]
 
 
@@ -538,12 +538,12 @@ def test_wishes_of_a_region_fall_back():
 def test_threads_that_make_share_hand_over_and_free(budget: int):
     playground = probe_mem.Playground(budget)
     results: list[tuple[int, int]] = []
-    threads = [threading.Thread(target=lambda seed=seed: results.append(playground.play(150_000, seed)))
+    threads = [threading.Thread(target=lambda seed=seed: results.append(playground.play(150_000, seed)), daemon=True)
                for seed in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     ran, live, held = playground.finish()
     assert [bad for _, bad in results] == [0, 0, 0]
     assert ran == sum(lent for lent, _ in results) > 1000
@@ -561,11 +561,11 @@ def test_callbacks_run_once_when_threads_race():
             b.freeb(m)
             del twins
 
-    threads = [threading.Thread(target=work, args=(t,)) for t in range(4)]
+    threads = [threading.Thread(target=work, args=(t,), daemon=True) for t in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     arena.reap()
     assert sorted(ran) == [(t, i) for t in range(4) for i in range(300)]
     assert arena.live == 0

@@ -41,11 +41,11 @@ def test_the_odd_end_of_a_large_write_needs_no_further_call(connection):
     expected = (0, hashlib.sha256(b"".join(blocks)).digest())
     for _ in range(ROUNDS):
         out = []
-        thread = threading.Thread(target=reader, args=(r, WRITES * SIZE, out))
+        thread = threading.Thread(target=reader, args=(r, WRITES * SIZE, out), daemon=True)
         thread.start()
         for block in blocks:
             s.sendall(block)
-        thread.join()  # nobody calls the sender's stack meanwhile
+        thread.join(60)  # nobody calls the sender's stack meanwhile
         assert out == [expected]
     assert "tcp.zero_window_probe" not in stack.stats()  # it was not the last resort that let go of it
 
@@ -54,7 +54,7 @@ def test_the_odd_end_of_a_large_write_needs_no_further_call(connection):
 def test_the_odd_end_goes_before_whatever_the_sender_does_next(connection, end):
     _, s, r = connection
     out = []
-    thread = threading.Thread(target=reader, args=(r, WRITES * SIZE, out))
+    thread = threading.Thread(target=reader, args=(r, WRITES * SIZE, out), daemon=True)
     thread.start()
     for k in range(WRITES):
         s.sendall(bytes([k]) * SIZE)
@@ -63,7 +63,7 @@ def test_the_odd_end_goes_before_whatever_the_sender_does_next(connection, end):
     elif end == "close":
         s.close()
     else:
-        threading.Thread(target=lambda: (thread.join(), r.sendall(b"done"))).start()
+        threading.Thread(target=lambda: (thread.join(60), r.sendall(b"done")), daemon=True).start()
         assert s.recv(4) == b"done"
-    thread.join()
+    thread.join(60)
     assert out[0][0] == 0

@@ -299,7 +299,7 @@ def test_tcp_survives_a_bad_wire():
                 while piece := s.recv(65536):
                     got.extend(piece)
 
-        receiver = threading.Thread(target=receive)
+        receiver = threading.Thread(target=receive, daemon=True)
         receiver.start()
         with left.create_connection(("10.9.0.2", 80), timeout=30) as s:
             s.sendall(data)

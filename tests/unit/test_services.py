@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+import threading
 import urllib.error
 import urllib.request
 
@@ -87,12 +88,23 @@ def test_close_ends_open_conversations(serve):
     port = serve("chargen")
     with connect(port) as s:
         s.recv(1)
-        service = Service(Kernel(), "echo", HOST, free_port())
-        with connect(service.port) as idle:
+        with Service(Kernel(), "echo", HOST, free_port()) as service, connect(service.port) as idle:
             idle.sendall(b"x")
             assert idle.recv(1) == b"x"
             service.close()
             assert idle.recv(1) == b""
+
+
+def test_close_returns_though_a_thread_does_not_end(serve, monkeypatch):
+    """A thread that is stuck keeps nobody from exiting: it is a daemon, and close() gives it up."""
+    monkeypatch.setattr("ustack._cli.services.PATIENCE", 0.01)
+    with Service(Kernel(), "echo", HOST, free_port()) as service:
+        forever = threading.Event()
+        service._start(forever.wait)
+        assert all(thread.daemon for thread in service._threads)
+        service.close()
+        assert service._threads[-1].is_alive()
+        forever.set()
 
 
 def free_port() -> int:

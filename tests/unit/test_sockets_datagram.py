@@ -114,7 +114,7 @@ def test_a_refusal_wakes_who_waits_and_is_told_once(bed: Bed) -> None:
             except BaseException as error:
                 raised.append(error)
 
-        thread = threading.Thread(target=receive)
+        thread = threading.Thread(target=receive, daemon=True)
         thread.start()
         client.send(b"anybody?")
         thread.join(20)
@@ -147,7 +147,7 @@ def test_closing_wakes_a_receiver(bed: Bed) -> None:
         except OSError as error:
             errors.append(error)
 
-    thread = threading.Thread(target=receive)
+    thread = threading.Thread(target=receive, daemon=True)
     thread.start()
     time.sleep(0.05)
     sock.close()

@@ -66,7 +66,7 @@ def in_thread(function: Callable[[], object]) -> Callable[[], BaseException | ob
         except BaseException as error:
             result.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
 
     def join() -> Any:
@@ -518,11 +518,11 @@ def test_eight_threads_do_what_they_like(bed: Bed) -> None:
                     conn, _ = server.accept()
                 except OSError:
                     break
-                worker = threading.Thread(target=echo, args=(conn,))
+                worker = threading.Thread(target=echo, args=(conn,), daemon=True)
                 worker.start()
                 workers.append(worker)
             for worker in workers:
-                worker.join()
+                worker.join(60)
 
         def client(seed: int) -> int:
             dice = Random(seed)

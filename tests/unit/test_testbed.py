@@ -50,12 +50,12 @@ def test_entered_moves_only_the_calling_thread(namespace):
         seen.append(netns_of_this_thread())
         done.set()
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     with namespace.entered():
         go.set()
         assert done.wait(10)
-    thread.join()
+    thread.join(60)
     assert seen == [home]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PORTS = {"echo": 7, "discard": 9, "chargen": 19, "http": 80}
 CHUNK = 256 * 1024
+PATIENCE = 5.0              # seconds that close() waits for threads
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 # RFC 864: lines of 72 of the 95 printing characters, each beginning one character later.
@@ -167,7 +168,8 @@ class Service:
         self.close()
 
     def close(self) -> None:
-        """Close the port and the connections; returns when the threads have ended."""
+        """Close the port and the connections; returns when the threads have ended, but after a few seconds at most:
+        they keep nobody from exiting."""
         with self._lock:
             self._closing = True
             sockets = [self.listener, *self._open, *([self.datagrams] if self.datagrams else [])]
@@ -175,8 +177,9 @@ class Service:
             with contextlib.suppress(OSError):
                 s.shutdown(socket.SHUT_RDWR)  # wakes threads inside calls, which the kernel's close() does not
             s.close()
+        deadline = time.monotonic() + PATIENCE
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:
         self._threads = [t for t in self._threads if t.is_alive()]

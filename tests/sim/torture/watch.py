@@ -66,12 +66,14 @@ class Watch:
             edge = s.ack + (s.window << shift) & MASK
             if packet.source in self.honest:
                 self.check(key, half, peer, s, edge)
+            if ahead(s.end, half.sent) > 0:
+                half.sent = s.end
+            if ahead(s.ack, peer.sent) > 0:
+                return                      # a trick of a model peer: it counts for nothing
             if half.edge is None or ahead(edge, half.edge) > 0:
                 half.edge = edge
             if half.ack is None or ahead(s.ack, half.ack) > 0:
                 half.ack = s.ack
-            if ahead(s.end, half.sent) > 0:
-                half.sent = s.end
 
     def note_syn(self, key: Key, half: Half | None, peer: Half | None, s: Segment, honest: bool) -> None:
         """A new incarnation, or the SYN of this one again."""

@@ -6,6 +6,7 @@ import errno
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from random import Random
 from typing import Any
 
@@ -31,7 +32,7 @@ LIMIT = 100_000.0           # virtual seconds
 QUIET = 50_000.0            # within so many virtual seconds an abandoned network is quiet
 GONE = 5000.0               # as long may an end wait for one that left or was cut off
 PATIENCE = (5.0, 40.0, 300.0)
-BUDGETS = (1 << 20, 1_500_000, 4_000_000)
+BUDGETS = (1 << 18, 1 << 18, 1 << 19, 1 << 20)
 EVENTS = 400_000            # more for one seed is a storm
 NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
 
@@ -162,6 +163,7 @@ class World:
     singles: list[tuple[End, bool]] = field(default_factory=list)   # against a model peer; whether they must complete
     peers: list[ModelPeer] = field(default_factory=list)
     held: list[socket] = field(default_factory=list)
+    asis: dict[sim.Cable, dict[str, Any]] = field(default_factory=dict)     # what cables were before all faults
     hold: bool = False
     faults: int = 0
 
@@ -204,7 +206,7 @@ class World:
             loss=much * dice.choice((0, 0.01, 0.05, 0.1)), duplicate=much * dice.choice((0, 0.02, 0.2)),
             reorder=much * dice.choice((0, 0.02, 0.3)), corrupt=much * dice.choice((0, 0.01, 0.05)),
             delay=dice.choice((0, 0.0001, 0.01, 0.2)), jitter=dice.choice((0, 0.001, 0.1)),
-            queue=dice.choice((3, 20, 100)))
+            queue=dice.choice((10, 30, 100)))
 
     def memory(self) -> int | None:
         """The budget of a stack."""
@@ -328,7 +330,7 @@ class World:
         """One fault, that comes and goes."""
         dice, cable = self.dice, self.dice.choice(cables)
         kind = dice.choice(("cut", "flap", "one way", "mtu", "worse", "slow"))
-        start, span, times = dice.choice((0.001, 0.05, 0.5, 3)) * dice.random(), dice.choice((0.1, 3, 30)), 1
+        start, span, times = dice.choice((0.001, 0.05, 0.5, 3)) * dice.random(), dice.choice((0.1, 3, 8)), 1
         if kind == "flap":
             times, span = dice.randrange(2, 12), dice.random()
         yield from sim.sleep(start)
@@ -342,7 +344,7 @@ class World:
 
     def apply(self, kind: str, cable: sim.Cable, value: float) -> Callable[[], None]:
         """Begin a fault; returns what ends it."""
-        before = {"loss": cable.loss, "rate": cable.rate, "delay": cable.delay}
+        before = self.asis.setdefault(cable, {"loss": cable.loss, "rate": cable.rate, "delay": cable.delay})
         if kind in ("cut", "flap"):
             cable.cut()
             return cable.mend
@@ -396,7 +398,7 @@ class World:
         if dice.random() < 0.5:
             listener = self.tuned(host.listen(port), end.habits)
             self.net.spawn(self.serve_model(end, listener), name)
-            start, remote = dice.random(), (bytes(map(int, host.address.split("."))), port)
+            start, remote = dice.random(), (ip_address(host.address).packed, port)
 
             def open_later() -> sim.Steps[None]:
                 yield from sim.sleep(start)
@@ -507,11 +509,9 @@ def make(seed: int, *, trace: Callable[[str], None] | None = None) -> World:
     world = World(seed, net, Watch(net, honest=set()), dice)
     if trace is not None:
         show(world, trace)
-    world.kind = dice.choice(("stacks", "stacks", "model"))
-    if world.kind == "stacks":
-        draw_stacks(world)
-    else:
-        draw_model(world)
+    world.kind = dice.choice(("stacks", "stacks", "stacks", "model", "model", "memory", "churn"))
+    draw = {"stacks": draw_stacks, "model": draw_model, "memory": draw_memory, "churn": draw_churn}
+    draw[world.kind](world)
     return world
 
 
@@ -533,6 +533,90 @@ def draw_stacks(world: World) -> None:
         net.spawn(world.fault(list(cables.values())), f"fault {k}")
     if fatal:
         net.spawn(the_end_of(world, dice.choice(list(cables.values())), dice.expovariate(1)), "the end")
+
+
+def draw_memory(world: World) -> None:
+    """Two stacks with hardly any memory, more connections than fit into it, and readers that let it fill up."""
+    dice, net = world.dice, world.net
+    hosts = [net.host(name, address, memory=dice.choice((1 << 18, 1 << 18, 1 << 19, None)))
+             for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2"))]
+    world.watch.honest |= {"a", "b"}
+    cable = world.link(*hosts)
+    for n in range(dice.randrange(3, 16)):
+        a, b = dice.sample(hosts, 2)
+        pair = world.draw_pair(f"#{n}", a, b, 1000 + n, cable.mtu, False)
+        for end in (pair.a, pair.b):
+            end.out_size = dice.choice((1, 20_000, 150_000))
+            end.habits.options = ()
+            # Who reads late, or never, holds what others wait for: not for so long that their peers give up.
+            end.habits.late, end.habits.nap = dice.choice((0.0, 0.0, 1.0, 5.0)), min(end.habits.nap, 0.3)
+            if end.habits.leave == "dead":
+                end.habits.leave = "close"
+            end.habits.chunk = dice.choice((1, 50, 8192, 70_000)) if end.out_size < 30_000 else 70_000
+        pair.a.in_size, pair.b.in_size = pair.b.out_size, pair.a.out_size
+        world.pairs.append(pair)
+        world.start_pair(pair, a, b, 1000 + n, dice.random())
+
+
+def draw_churn(world: World) -> None:
+    """Many short connections to one port, one after another and at once; a bad way, and sometimes a small backlog."""
+    dice, net = world.dice, world.net
+    a, b = net.host("a", "10.0.0.1"), net.host("b", "10.0.0.2", memory=world.memory())
+    world.watch.honest |= {"a", "b"}
+    world.link(a, b)
+    listener = b.listen(80, backlog=dice.choice((1, 8, 128)))
+    clients = [net.spawn(visit(world, a, n), f"client {n}") for n in range(dice.randrange(5, 60))]
+    net.spawn(receive_visits(listener, clients), "server")
+
+
+def visit(world: World, host: sim.Host, n: int) -> sim.Steps[None]:
+    """Connect, say something, hear it again, go."""
+    text = Stream(n).at(0, world.dice.randrange(1, 3000))
+    yield from sim.sleep(world.dice.random())
+    with host.socket() as sock:
+        try:
+            yield from sim.connect(sock, ("10.0.0.2", 80))
+            yield from sim.send_all(sock, text)
+            if world.dice.random() < 0.5:
+                sock.shutdown(1)
+            if world.dice.random() < 0.1:
+                world.faults += 1
+                return
+            answer = yield from sim.recv_exactly(sock, len(text))
+        except (OSError, EOFError) as error:
+            world.say(f"client {n}: {error!r}")     # a crowd before a small door: not everybody gets in
+            return
+        if answer != text:
+            raise Broken(f"client {n} heard something else")
+
+
+def receive_visits(listener: socket, clients: list[sim.Task]) -> sim.Steps[None]:
+    """Echo, to as many as come."""
+    with listener:
+        while not all(task.done for task in clients):
+            try:
+                sock = listener.accept()[0]
+            except BlockingIOError:
+                yield from sim.readable(listener, 1.0)
+            else:
+                yield from echo(sock)
+
+
+def echo(sock: socket) -> sim.Steps[None]:
+    """Give back what comes, until nothing more comes for a while."""
+    with sock:
+        try:
+            while True:
+                try:
+                    part = sock.recv(2000)
+                except BlockingIOError:
+                    yield from sim.readable(sock, 3.0)
+                    part = sock.recv(2000)
+                if not part:
+                    return
+                yield from sim.send_all(sock, part)
+        except OSError:
+            return
 
 
 def the_end_of(world: World, cable: sim.Cable, after: float) -> sim.Steps[None]:
