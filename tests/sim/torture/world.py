@@ -34,6 +34,7 @@ GONE = 5000.0               # as long may an end wait for one that left or was c
 PATIENCE = (5.0, 40.0, 300.0)
 BUDGETS = (1 << 18, 1 << 18, 1 << 19, 1 << 20)
 EVENTS = 400_000            # more for one seed is a storm
+KINDS = ("stacks",) * 6 + ("model",) * 4 + ("memory", "churn")
 NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -509,7 +510,7 @@ def make(seed: int, *, trace: Callable[[str], None] | None = None) -> World:
     world = World(seed, net, Watch(net, honest=set()), dice)
     if trace is not None:
         show(world, trace)
-    world.kind = dice.choice(("stacks", "stacks", "stacks", "model", "model", "memory", "churn"))
+    world.kind = dice.choice(KINDS)
     draw = {"stacks": draw_stacks, "model": draw_model, "memory": draw_memory, "churn": draw_churn}
     draw[world.kind](world)
     return world
@@ -546,7 +547,7 @@ def draw_memory(world: World) -> None:
         a, b = dice.sample(hosts, 2)
         pair = world.draw_pair(f"#{n}", a, b, 1000 + n, cable.mtu, False)
         for end in (pair.a, pair.b):
-            end.out_size = dice.choice((1, 20_000, 150_000))
+            end.out_size = dice.choice((1, 20_000, 80_000))
             end.habits.options = ()
             # Who reads late, or never, holds what others wait for: not for so long that their peers give up.
             end.habits.late, end.habits.nap = dice.choice((0.0, 0.0, 1.0, 5.0)), min(end.habits.nap, 0.3)
