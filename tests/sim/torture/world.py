@@ -227,6 +227,11 @@ class World:
             leaver = dice.choice(ends).habits
             leaver.leave, leaver.after = dice.choice(("abort", "close", "dead")), dice.expovariate(1)
             breaks = True
+        for end, host in zip(ends, (a, b), strict=True):
+            if host.stack.memory()["budget"]:
+                # Who never reads holds what others wait for, until their peers give up.
+                end.habits.late, end.habits.nap = min(end.habits.late, 5.0), min(end.habits.nap, 0.3)
+                end.habits.leave = end.habits.leave.replace("dead", "close")
         return Pair(*ends, shape, breaks)
 
     def start_pair(self, pair: Pair, a: sim.Host, b: sim.Host, port: int, delay: float) -> None:
