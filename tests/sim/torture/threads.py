@@ -46,6 +46,7 @@ class Storm:
         self.failures: list[BaseException] = []
         self.over = threading.Event()
         self.interrupts = 0
+        self.armed = False
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class Storm:
             try:
                 self.work_and_watch(dice)
             except KeyboardInterrupt:
-                self.interrupts += 1
+                self.interrupts += 1        # undisturbed: the next one comes when it is armed again
         annoyer.join(PATIENCE)
         for thread in threads:
             thread.join(PATIENCE)
@@ -199,6 +200,7 @@ class Storm:
         """What the main thread does until it is interrupted, or all is done."""
         seen = -1
         while not self.over.is_set():
+            self.armed = True               # each step: an interrupt inside a finaliser is lost
             self.step(dice)
             self.done[-1] += 1
             total = sum(self.done)
@@ -207,10 +209,12 @@ class Storm:
                 seen = total
             if total >= self.left:
                 self.over.set()
+        self.armed = False
 
     def interrupt(self, number: int, frame: object) -> None:
-        """SIGINT: as usual, as long as there is work to interrupt."""
-        if not self.over.is_set():
+        """SIGINT: as usual, but only where it is caught."""
+        if self.armed:
+            self.armed = False
             raise KeyboardInterrupt
 
     def annoy(self, main: int) -> None:
