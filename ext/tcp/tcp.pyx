@@ -162,7 +162,12 @@ cdef int send_error(tcb *c) noexcept nogil:
 
 cdef void no_more(tcb *c) noexcept nogil:
     """The sender has to wait: what MSG_MORE held back for its next bytes is not to wait for them, or, where the buffer
-    is smaller than a segment, each would wait for the other (as Linux pushes before it sleeps)."""
+    is smaller than a segment, each would wait for the other (as Linux pushes before it sleeps). What a bulk sender
+    holds back stays if it is little against the buffer: ACKs make room, and the sender goes on."""
+    if c.home.late == c:
+        if c.sndbuf >= 2 * c.gso_payload:
+            return
+        c.home.late = NULL
     if has(c, TF_MORE):
         c.flags &= ~TF_MORE
         mark(c)
