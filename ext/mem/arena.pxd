@@ -65,14 +65,14 @@ cdef enum:
 
 cdef inline bint arena_may_send(const arena *a, size_t more, int share) noexcept nogil:
     """Whether `more` bytes of storage may be queued to be sent. Without a budget: always."""
-    return a.budget == 0 or ((a.sending + <int64_t>more) << 4 <= (a.common - 2 * LARGE_SIZE) * share
+    return a.budget == 0 or ((a.sending + <int64_t>more) * 16 <= (a.common - 2 * LARGE_SIZE) * share
                              and a.held + <int64_t>more <= a.common)
 
 
 cdef inline bint arena_may_keep(const arena *a, size_t storage, int share) noexcept nogil:
     """Whether what was received, in so much storage that is held already, may be kept beside the rest. Without a
     budget: always."""
-    return a.budget == 0 or (a.held - a.sending - <int64_t>storage) << 4 <= (a.common - 2 * LARGE_SIZE) * share
+    return a.budget == 0 or (a.held - a.sending - <int64_t>storage) * 16 <= (a.common - 2 * LARGE_SIZE) * share
 
 
 cdef inline pool *class_for(arena *a, size_t size) noexcept nogil:
