@@ -337,8 +337,7 @@ cdef int path_resolve(inet *net, path *p, const ipaddr *src, const ipaddr *dst) 
         p.nbr.pins += 1
     p.mtu = p.ifp.mtu
     p.caps = p.ifp.caps
-    if not ip_is4(&p.dst):
-        p.mtu = pmtu_of(net, &p.dst, p.mtu)
+    p.mtu = pmtu_of(net, &p.dst, p.mtu)
     p.gso_max = p.mtu
     if p.caps & (CAP_TSO4 if ip_is4(&p.dst) else CAP_TSO6) and p.ifp.gso_max > p.mtu:
         p.gso_max = p.ifp.gso_max

@@ -1,10 +1,10 @@
-"""Path MTUs of IPv6 destinations: see pmtu.pxd."""
+"""Path MTUs of destinations: see pmtu.pxd."""
 
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
-from ustack._core.base.addr cimport ip_equal, ipaddr
+from ustack._core.base.addr cimport ip_equal, ip_is4, ipaddr
 from ustack._core.base.counters cimport C_IP_PMTU, count
 from ustack._core.base.rng cimport siphash
 from ustack._core.base.types cimport NS_SEC
@@ -29,7 +29,7 @@ cdef pmtu_entry *slot(inet *net, const ipaddr *dst) noexcept nogil:
 
 cdef void pmtu_learn(inet *net, const ipaddr *dst, uint32_t mtu) noexcept nogil:
     cdef pmtu_entry *e = slot(net, dst)
-    if mtu < IP6_MIN_MTU:
+    if mtu < (PMTU4_MIN if ip_is4(dst) else IP6_MIN_MTU):
         return
     if e.mtu and ip_equal(&e.dst, dst) and e.until > net.ctx.now and e.mtu <= mtu:
         return

@@ -4,7 +4,7 @@ from libc.errno cimport EACCES, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROT
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from ustack._core.base.addr cimport flow, ip_is4
+from ustack._core.base.addr cimport flow
 from ustack._core.base.counters cimport C_TCP_ICMP_HARD, C_TCP_ICMP_IGNORED, C_TCP_PMTU, count
 from ustack._core.base.seq cimport seq_geq, seq_lt
 from ustack._core.inet.demux cimport flow_entry, flow_find
@@ -87,8 +87,7 @@ cdef void too_big(tcb *c, uint32_t mtu) noexcept nogil:
         count(&t.ctx.n, C_TCP_ICMP_IGNORED)
         return
     count(&t.ctx.n, C_TCP_PMTU)
-    if not ip_is4(&c.way.dst):
-        pmtu_learn(t.net, &c.way.dst, mtu)
+    pmtu_learn(t.net, &c.way.dst, mtu)
     if c.way.gso_max <= c.way.mtu:
         c.way.gso_max = mtu
     c.way.mtu = mtu
