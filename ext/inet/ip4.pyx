@@ -17,6 +17,7 @@ from ustack._core.inet.inet cimport (ICMP_ERR_PROTO, IP_DF, IP_NO_CSUM, icmp_err
                                      path_room, upcall)
 from ustack._core.inet.netif cimport netif
 from ustack._core.inet.path cimport path
+from ustack._core.inet.pmtu cimport pmtu_of
 from ustack._core.inet.transmit cimport ip_send, pkt_prepend
 from ustack._core.mem.mblk cimport adjmsg, freemsg, mblk, mblk_len, pkt_pull, pullupmsg
 from ustack._core.wire.icmp cimport ICMP_PARAM_PROBLEM
@@ -221,10 +222,13 @@ cdef int ip4_output(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t ttl,
         taken.gso_type = GSO_NONE
     if taken.gso_size:
         segments = 2 + taken.pkt_len // taken.gso_size
-    elif taken.pkt_len + IP4_LEN > p.mtu:
-        if df:
+    elif df:
+        if taken.pkt_len + IP4_LEN > p.mtu:
             return ip_refuse(net, taken, C_IP_TOO_BIG, EMSGSIZE)
-        return fragment_output(net, p, taken, proto, ttl, tos)
+    else:
+        p.mtu = pmtu_of(net, &p.dst, p.ifp.mtu)
+        if taken.pkt_len + IP4_LEN > p.mtu:
+            return fragment_output(net, p, taken, proto, ttl, tos)
     memset(&h, 0, sizeof(h))
     h.header_len = IP4_LEN
     h.tos = tos

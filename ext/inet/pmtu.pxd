@@ -1,6 +1,6 @@
-"""Path MTUs of destinations, learnt from Packet Too Big or Fragmentation Needed and forgotten again (RFC 8201, RFC 1191).
-Private to the internet
-layer, but for pmtu_learn, which a transport calls when it has found the message to be about something that it sent.
+"""Path MTUs of destinations, learnt from Packet Too Big or Fragmentation Needed and forgotten again (RFC 8201, RFC
+1191). Private to the internet layer, but for pmtu_learn, which a transport calls when it has found the message to be
+about something that it sent.
 
 A table of fixed size without chains: two destinations of one slot displace each other, and are learnt again.
 """
@@ -27,7 +27,7 @@ cdef struct pmtu_table:
 
 cdef int pmtu_init(inet *net) noexcept nogil
 cdef void pmtu_free(inet *net) noexcept nogil
-# The path to dst takes no more than this. Nothing below 1280 (IPv4: 552), and nothing that is not less than what is known.
+# The path to dst takes no more than this. Nothing below 1280 (IPv4: 552), and only what is less than what is known.
 cdef void pmtu_learn(inet *net, const ipaddr *dst, uint32_t mtu) noexcept nogil
 # The smaller of `mtu` and what is known of dst.
 cdef uint32_t pmtu_of(inet *net, const ipaddr *dst, uint32_t mtu) noexcept nogil

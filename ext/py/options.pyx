@@ -38,6 +38,8 @@ cdef enum:
     IPPROTO_IP = 0
     IP_TOS = 1
     IP_TTL = 2
+    IP_MTU_DISCOVER = 10
+    IP_MTU = 14
     IPPROTO_TCP = 6
     IPPROTO_UDP = 17
     UDP_SEGMENT = 103           # linux/udp.h
@@ -50,6 +52,7 @@ cdef enum:
     IPV6_DONTFRAG = 62
     IPV6_TCLASS = 67
     PMTUDISC_WANT = 1
+    PMTUDISC_DO = 2
     DEFAULT_HOPS = 64
 
 cdef enum:
@@ -118,6 +121,16 @@ cdef int socket_option(int name) noexcept nogil:
     return 0
 
 
+cdef int discover(sock *s, int64_t *value, bint write) noexcept nogil:
+    """IP_MTU_DISCOVER of a datagram endpoint: cut to what is known of the path (WANT), refuse what is larger (DO)."""
+    if write and not 0 <= value[0] <= PMTUDISC_DO:
+        return -EINVAL
+    if write:
+        s.udp.df = value[0] == PMTUDISC_DO
+    value[0] = PMTUDISC_DO if s.udp.df else PMTUDISC_WANT
+    return 0
+
+
 cdef int udp_option(sock *s, int level, int name, int64_t *value, bint write) noexcept nogil:
     """Read or write a field of a UDP endpoint."""
     if level == SOL_SOCKET and name == SO_BROADCAST:
@@ -158,6 +171,10 @@ cdef int udp_option(sock *s, int level, int name, int64_t *value, bint write) no
         if write:
             s.udp.tos = <unsigned char>value[0]
         value[0] = s.udp.tos
+    elif level == IPPROTO_IP and name == IP_MTU_DISCOVER:
+        return discover(s, value, write)
+    elif level == IPPROTO_IP and name == IP_MTU and not write:
+        return path_option(s, name, value)
     else:
         return -ENOPROTOOPT
     return 0
@@ -166,7 +183,7 @@ cdef int udp_option(sock *s, int level, int name, int64_t *value, bint write) no
 cdef int path_option(sock *s, int name, int64_t *value) noexcept nogil:
     """What the path of a connected endpoint carries: -ENOTCONN of others."""
     cdef tcp_info info
-    if name == IPV6_MTU_DISCOVER:
+    if name in (IPV6_MTU_DISCOVER, IP_MTU_DISCOVER):
         value[0] = PMTUDISC_WANT    # paths are always asked, and datagrams cut to what they say
         return 0
     if s.kind == SOCK_TCP:
@@ -264,6 +281,8 @@ cdef int option_get(sock *s, int level, int name, int64_t *value) noexcept nogil
         return udp_option(s, level, name, value, False)
     if s.kind != SOCK_TCP:
         return -ENOPROTOOPT
+    if level == IPPROTO_IP and name in (IP_MTU, IP_MTU_DISCOVER):
+        return path_option(s, name, value)
     if level == SOL_SOCKET and name == SO_BROADCAST:
         value[0] = 0
         return 0

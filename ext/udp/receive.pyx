@@ -257,9 +257,21 @@ cdef void udp_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nogi
     deliver(p, taken, &meta)
 
 
+cdef bint learn(udp *u, const ip_error *e, const flow_entry *found) noexcept nogil:
+    """Whoever has the port may have sent it; the next one goes in fragments of that size. Over IPv4 only an endpoint
+    that asked for it sends datagrams that routers may not cut: it alone can have sent this, and it is told."""
+    cdef const flow_entry *sender = found
+    if sender == NULL:
+        sender = flow_find_local(&u.table, &e.src, e.sport)
+    if sender == NULL or ip_is4(&e.dst) and not (<udp_pcb *>sender.owner).df:
+        return False
+    pmtu_learn(u.net, &e.dst, e.mtu)
+    return ip_is4(&e.dst)
+
+
 cdef bint hard(const ip_error *e) noexcept nogil:
     """Linux tells a connected socket of what its own link and the peer itself say, not of what routers guess."""
-    if e.kind == ICMP_ERR_TTL or e.kind == ICMP_ERR_TOO_BIG:
+    if e.kind == ICMP_ERR_TTL:
         return False
     if e.kind == ICMP_ERR_HOST or e.kind == ICMP_ERR_NET:
         return ip_equal(&e.reporter, &e.src)
@@ -277,10 +289,7 @@ cdef void udp_error(void *owner, const ip_error *e) noexcept nogil:
     key.lport = e.sport
     key.rport = e.dport
     found = flow_find(&u.table, &key)
-    if e.kind == ICMP_ERR_TOO_BIG and not ip_is4(&e.dst):
-        # Whoever has the port may have sent it; the next one goes in fragments of that size.
-        if found != NULL or flow_find_local(&u.table, &e.src, e.sport) != NULL:
-            pmtu_learn(u.net, &e.dst, e.mtu)
+    if e.kind == ICMP_ERR_TOO_BIG and not learn(u, e, found):
         return
     if found == NULL or not hard(e):
         return

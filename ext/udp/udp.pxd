@@ -31,7 +31,7 @@ cdef struct udp_pcb:
     bint broadcast
     uint8_t ttl
     uint8_t tos
-    bint df                     # IPv6: -EMSGSIZE instead of fragments (IPV6_DONTFRAG)
+    bint df                     # -EMSGSIZE instead of fragments (IPV6_DONTFRAG, IP_PMTUDISC_DO)
     int error                   # pending errno from ICMP, given once
     path way                    # of the connected peer, or of the last destination
     mblk *head                  # received datagrams by next; source address and port in the datagram's meta block

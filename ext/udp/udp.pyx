@@ -12,7 +12,7 @@ from ustack._core.base.codes cimport CAP_USO, CSUM_PARTIAL, EV_ERR, EV_HUP, EV_I
 from ustack._core.base.counters cimport C_IP_NOMEM, C_UDP_TX, count
 from ustack._core.base.ready cimport ready_forget
 from ustack._core.inet.demux cimport flow_any, flow_speaks, flow_table_free, flow_table_init
-from ustack._core.inet.inet cimport (inet, inet_is_local, inet_upcall, ip_output, path_check, path_pseudo,
+from ustack._core.inet.inet cimport (IP_DF, inet, inet_is_local, inet_upcall, ip_output, path_check, path_pseudo,
                                      path_release, path_resolve, path_room)
 from ustack._core.inet.path cimport path
 from ustack._core.inet.pmtu cimport pmtu_of
@@ -190,15 +190,17 @@ cdef path *way_to(udp_pcb *p, const ipaddr *to, path *other, int *result) noexce
     return &p.way
 
 
-cdef int may_send(udp_pcb *p, const path *way, const ipaddr *to, size_t n, uint16_t gso_size) noexcept nogil:
+cdef int may_send(udp_pcb *p, path *way, const ipaddr *to, size_t n, uint16_t gso_size) noexcept nogil:
     cdef size_t one = gso_size if gso_size < n else n
+    cdef size_t headers = UDP_LEN + (IP4_LEN if ip_is4(to) else IP6_LEN)
     if way.broadcast and not p.broadcast and not ip_is_multicast(to):
         return -EACCES
-    if gso_size and (one + UDP_LEN + (IP4_LEN if ip_is4(to) else IP6_LEN) > way.mtu
-                     or n > <size_t>gso_size * USO_SEGMENTS):
+    if gso_size and (one + headers > way.mtu or n > <size_t>gso_size * USO_SEGMENTS):
         return -EINVAL          # as Linux's UDP_SEGMENT
-    if p.df and n + UDP_LEN + IP6_LEN > pmtu_of(p.owner.net, to, way.ifp.mtu) and not ip_is4(to) and not gso_size:
-        return -EMSGSIZE
+    if p.df and not gso_size:
+        way.mtu = pmtu_of(p.owner.net, to, way.ifp.mtu)
+        if n + headers > way.mtu:
+            return -EMSGSIZE
     if path_room(p.owner.net, way) <= 0:
         return -EAGAIN
     return 0
@@ -206,6 +208,7 @@ cdef int may_send(udp_pcb *p, const path *way, const ipaddr *to, size_t n, uint1
 
 cdef int transmit(udp_pcb *p, path *way, mblk *taken, size_t n, uint16_t port, uint16_t gso_size) noexcept nogil:
     cdef context *ctx = p.owner.ctx
+    cdef int flags = IP_DF if p.df and ip_is4(&way.dst) and not gso_size else 0
     cdef mblk *m = alloc_header(ctx.mem)
     if m == NULL:
         count(&ctx.n, C_IP_NOMEM)
@@ -225,7 +228,8 @@ cdef int transmit(udp_pcb *p, path *way, mblk *taken, size_t n, uint16_t port, u
     if taken != NULL:
         linkb(m, taken)
     count(&ctx.n, C_UDP_TX)
-    return ip_output(p.owner.net, way, m, IPPROTO_UDP_, p.ttl if not ip_is_multicast(&way.dst) else 1, p.tos, 0)
+    return ip_output(p.owner.net, way, m, IPPROTO_UDP_, p.ttl if not ip_is_multicast(&way.dst) else 1, p.tos,
+                     flags)
 
 
 cdef int ready_to_send(udp_pcb *p, const ipaddr *to, uint16_t port, size_t n) noexcept nogil:
@@ -246,7 +250,7 @@ cdef int ready_to_send(udp_pcb *p, const ipaddr *to, uint16_t port, size_t n) no
 
 
 cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, int gso_size) noexcept nogil:
-    """Datagrams larger than the path MTU are fragmented (DF is never set); an empty chain or NULL is an empty one."""
+    """Datagrams larger than the path MTU are fragmented unless `df` is set; an empty chain or NULL is an empty one."""
     cdef size_t n = msgbytes(taken) if taken != NULL else 0
     cdef uint16_t step = p.gso_size if gso_size < 0 else gso_size
     cdef path other
@@ -266,7 +270,7 @@ cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, int 
 
 
 cdef int udp_train(udp_pcb *p, const ipaddr *to, size_t n) noexcept nogil:
-    if (p.gso_size or n == 0 or p.way.ifp == NULL or to != NULL and not ip_equal(&p.way.dst, to)
+    if (p.gso_size or p.df or n == 0 or p.way.ifp == NULL or to != NULL and not ip_equal(&p.way.dst, to)
             or path_check(p.owner.net, &p.way) < 0 or not p.way.caps & CAP_USO or n + UDP_LEN + IP_ROOM > p.way.mtu):
         return 1
     return min(TRAIN, <int>(UDP_MAX // n))

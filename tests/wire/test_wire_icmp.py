@@ -8,6 +8,8 @@ from oracle import OURS, PEER, SECOND, ip
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.packet import Raw
 
+from ustack.socket import IP_MTU, IP_MTU_DISCOVER, IP_PMTUDISC_DO
+
 
 @pytest.mark.parametrize("size", [0, 1, 56, 1471, 1472])
 def test_echo(wire, size):
@@ -110,13 +112,15 @@ def test_a_quotation_of_somebody_elses_port_is_ignored(wire):
 
 # --- path MTU discovery (E7)
 
-def tcp_connection(wire):
+def tcp_connection(wire, to=PEER):
     """A connection from us, established, with 10 segments of data in flight."""
+    wire.drain()
     s = wire.net.socket()
-    assert s.connect_ex((PEER, 80)) == errno.EINPROGRESS
+    assert s.connect_ex((to, 80)) == errno.EINPROGRESS
     [syn] = wire.drain()
+    assert dict(syn[TCP].options)["MSS"] == 1460            # what we take; what they send takes its own path
     wire.send(ip(TCP(sport=80, dport=syn[TCP].sport, seq=1000, ack=syn[TCP].seq + 1, flags="SA", window=65535,
-                     options=[("MSS", 1460)])))
+                     options=[("MSS", 1460)]), src=to))
     wire.drain()
     assert s.send(b"x" * 20_000) == 20_000
     return s, wire.drain()
@@ -156,7 +160,101 @@ def test_bogus_frag_needed_is_ignored(wire, case):
         }[case]
         wire.ask(bogus)
         assert max(len(p) for p in wire.after(2)) >= (552 if case == "68" else 1500)
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        assert "ip.path_mtu" not in wire.net.stats()
+        abort(s)
+        assert largest_of_new_connection(wire) == 1500
+
+
+def largest_of_new_connection(wire, to=PEER):
+    s, sent = tcp_connection(wire, to)
+    abort(s)
+    return max(len(p) for p in sent)
+
+
+def abort(s):
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    s.close()
+
+
+def test_a_path_mtu_is_remembered_for_its_destination_for_ten_minutes(wire):
+    s, sent = tcp_connection(wire)
+    wire.send(too_big(sent[0], 1000))
+    assert wire.net.stats()["ip.path_mtu"] == 1
+    abort(s)
+    wire.after(599)
+    assert largest_of_new_connection(wire) == 1000
+    assert largest_of_new_connection(wire, "10.9.0.78") == 1500
+    wire.after(2)
+    assert largest_of_new_connection(wire) == 1500
+
+
+def test_whoever_connects_to_us_gets_segments_of_the_path_mtu_that_is_known(wire):
+    s, sent = tcp_connection(wire)
+    wire.send(too_big(sent[0], 1000))
+    abort(s)
+    with wire.net.create_server((OURS, 80)) as server:
+        [answer] = wire.ask(ip(TCP(sport=5000, dport=80, seq=7, flags="S", options=[("MSS", 1460)])))
+        assert dict(answer[TCP].options)["MSS"] == 1460
+        wire.send(ip(TCP(sport=5000, dport=80, seq=8, ack=answer[TCP].seq + 1, flags="A")))
+        other, _ = server.accept()
+        other.send(bytes(5000))
+        assert max(len(p) for p in wire.drain()) == 1000
+        abort(other)
+
+
+def test_datagrams_are_cut_to_the_path_mtu_that_a_stream_has_learnt(wire):
+    with wire.net.socket(socket.AF_INET, socket.SOCK_DGRAM) as u:
+        u.connect((PEER, 53))
+        u.send(bytes(1400))
+        assert [len(p) for p in wire.drain()] == [1428]
+        s, sent = tcp_connection(wire)
+        wire.send(too_big(sent[0], 1000))
+        abort(s)
+        wire.drain()
+        u.send(bytes(1400))
+        pieces = wire.drain()
+        assert [len(p) for p in pieces] == [996, 20 + 1408 - 976]
+        assert not any(p.flags.DF for p in pieces)
+        assert u.getsockopt(socket.IPPROTO_IP, IP_MTU) == 1000
+        wire.after(601)
+        u.send(bytes(1400))
+        assert [len(p) for p in wire.drain()] == [1428]
+
+
+def test_a_datagram_that_may_not_be_cut_is_refused_when_its_path_is_too_narrow(wire):
+    """IP_PMTUDISC_DO: refused with EMSGSIZE, at first by a router."""
+    with wire.net.socket(socket.AF_INET, socket.SOCK_DGRAM) as u:
+        u.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        assert u.getsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER) == IP_PMTUDISC_DO
+        with pytest.raises(OSError, match="Invalid"):
+            u.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, 3)
+        u.connect((PEER, 53))
+        u.send(bytes(1400))
+        [sent] = wire.drain()
+        assert sent.flags.DF
+        wire.send(ip(ICMP(type=3, code=4, nexthopmtu=1000) / Raw(bytes(sent)[:28])))
+        for _ in range(2):              # what the router said, then what is known by now
+            with pytest.raises(OSError, match="too long") as refused:
+                u.send(bytes(1400))
+            assert refused.value.errno == errno.EMSGSIZE
+        u.send(bytes(972))
+        [sent] = wire.drain()
+        assert len(sent) == 1000
+        wire.after(601)
+        u.send(bytes(1400))
+        assert len(wire.drain()[0]) == 1428
+
+
+def test_a_forged_frag_needed_about_datagrams_that_may_be_cut_teaches_nothing(wire):
+    s, sent = connected(wire)
+    with s:
+        forged = sent.copy()
+        forged.flags = "DF"
+        forged.len = 1400
+        wire.send(ip(ICMP(type=3, code=4, nexthopmtu=1000) / Raw(bytes(forged)[:28])))
+        assert "ip.path_mtu" not in wire.net.stats()
+        s.send(bytes(1400))
+        assert len(wire.drain()) == 1
 
 
 @pytest.mark.parametrize("kind", [(3, 1), (3, 3), (3, 2), (11, 0), (12, 0)])
