@@ -152,7 +152,15 @@
   X(C_TCP_ICMP_HARD,        "tcp.icmp_error",             "ICMP errors that a connection took note of") \
   X(C_TCP_ICMP_IGNORED,     "tcp.icmp_ignored",           "ICMP errors that did not fit the connection's state") \
   X(C_TCP_PMTU,             "tcp.path_mtu",               "path MTU reductions") \
-  X(C_TCP_COLLAPSED,        "tcp.collapsed",              "receive queues packed because they held far more storage than data")
+  X(C_TCP_COLLAPSED,        "tcp.collapsed",              "receive queues packed because they held far more storage than data") \
+  X(C_FILE_GATHERED,        "file.gathered",              "pieces of files queued without a copy, as windows on the page cache") \
+  X(C_FILE_NO_CHECKSUM,     "file.no_checksum",           "file pieces copied because the link cannot sum: bytes that change must not meet an old sum") \
+  X(C_FILE_NO_GATHER,       "file.no_gather",             "file pieces copied because the link takes contiguous packets only") \
+  X(C_FILE_SHARED,          "file.by_reference",          "file pieces copied because the receiver would be handed the file's own pages") \
+  X(C_FILE_NOT_MAPPED,      "file.not_mapped",            "file pieces copied because the source cannot be mapped") \
+  X(C_FILE_SHRUNK,          "file.truncated",             "transfers that ended early because the file became shorter") \
+  X(C_FILE_LOST,            "file.lost",                  "connections reset because pages of a file that were to be sent (again) are gone") \
+  X(C_SPLICE_IDLE,          "splice.idle",                "splices between sockets that ended because nothing moved for too long")
 #define X(id, name, why) id,
 enum { COUNTERS(X) C_COUNT };
 #undef X

@@ -1,6 +1,6 @@
 """Transmit over a packet socket: see packet_tx.pxd."""
 
-from libc.errno cimport EAGAIN, ENETDOWN, ENODEV, ENOMEM
+from libc.errno cimport EAGAIN, EFAULT, ENETDOWN, ENODEV, ENOMEM
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
@@ -9,7 +9,7 @@ from ustack._core.base.ledger cimport LR_DEVICE_TX, LR_RING_FILL, ledger_book
 from ustack._core.base.types cimport atomic_load32, atomic_store32, unlikely
 from ustack._core.link.link cimport link, link_fits
 from ustack._core.link.vnet cimport VNET_LEN, vnet_encode, vnet_hdr
-from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgcopyout
+from ustack._core.mem.mblk cimport freemsg, mark_broken, mblk, mblk_len, msgcopyout
 from ustack._core.sys.io cimport MSG_DONTWAIT, sys_send, sys_sendmmsg
 from ustack._core.sys.packet cimport (
     TP_STATUS_AVAILABLE, TP_STATUS_SEND_REQUEST, TP_STATUS_WRONG_FORMAT, tpacket2_hdr,
@@ -109,6 +109,8 @@ cdef int send_batch(packet_sender *s, link *l, mblk **pkts, int n) noexcept nogi
         i = failed(l, r)
         if i < 0:
             return i
+        if r == -EFAULT:
+            mark_broken(pkts[0])
         dropped(l, pkts[0])         # EINVAL, EMSGSIZE, ENOBUFS: this packet only
         return 1
     l.state = LINK_UP

@@ -1,6 +1,6 @@
 """A TAP or TUN device: see tap.pxd."""
 
-from libc.errno cimport EAGAIN, ENETDOWN, ENOBUFS, ENODEV, ENOMEM
+from libc.errno cimport EAGAIN, EFAULT, ENETDOWN, ENOBUFS, ENODEV, ENOMEM
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -13,7 +13,7 @@ from ustack._core.base.types cimport NS_MS, ns_t, unlikely
 from ustack._core.link.link cimport link, link_fits, link_init, link_ops
 from ustack._core.link.vnet cimport VNET_LEN, vnet_decode, vnet_encode, vnet_hdr
 from ustack._core.mem.arena cimport arena
-from ustack._core.mem.mblk cimport dblk, dblk_unref, freeb, freemsg, mblk, mblk_attach, mblk_len
+from ustack._core.mem.mblk cimport dblk, dblk_unref, freeb, freemsg, mark_broken, mblk, mblk_attach, mblk_len
 from ustack._core.mem.source cimport source
 from ustack._core.sys.io cimport iovec, sys_close, sys_readv, sys_writev
 
@@ -228,6 +228,8 @@ cdef int tap_tx(link *l, mblk **pkts, int n, ns_t now) noexcept nogil:
             if e:
                 return i if i else e
             l.stats.tx_drop += 1        # EINVAL and the like: this packet, not the device
+            if r == -EFAULT:
+                mark_broken(pkts[i])
         else:
             l.state = LINK_UP
             l.stats.tx += 1

@@ -23,7 +23,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ustack._core.base.ledger cimport ledger
 from ustack._core.mem.types cimport (
-    DB_EXTERNAL, DB_LENT, DB_READONLY, HEADER_SIZE, HEADROOM, M_DATA, M_PROTO, arena, dblk, free_fn, mblk,
+    DB_BROKEN, DB_EXTERNAL, DB_LENT, DB_READONLY, HEADER_SIZE, HEADROOM, M_DATA, M_PROTO, arena, dblk, free_fn, mblk,
     pool,
 )
 
@@ -97,6 +97,14 @@ cdef inline size_t tailroom(const mblk *m) noexcept nogil:
 cdef inline bint writable(const mblk *m) noexcept nogil:
     """Whether the storage belongs to this mblk alone."""
     return m.dp.refs == 1 and not m.dp.flags & DB_READONLY
+
+
+cdef inline void mark_broken(mblk *m) noexcept nogil:
+    """A device could not read this packet: note it on the storage that is not ours, for who would send it again."""
+    while m != NULL:
+        if m.dp.flags & DB_EXTERNAL:
+            m.dp.flags |= DB_BROKEN
+        m = m.cont
 
 
 cdef inline uint8_t *pkt_push(mblk *m, size_t n) noexcept nogil:

@@ -28,6 +28,7 @@ cdef enum:
     DB_READONLY = 1             # nobody may write into the storage (file windows, lent memory)
     DB_EXTERNAL = 2             # storage that is not from a pool: freed by fn
     DB_LENT = 4                 # a slot of a link's ring: queues may have to copy it and let it go
+    DB_BROKEN = 8               # a device could not read it (EFAULT): a file window whose file was truncated
 
 cdef enum:
     ARENA_CLASSES = 5           # 256 B (headers), 2 KB, 16 KB, 64 + 4 KB head, 256 KB; beyond: a region each

@@ -32,11 +32,12 @@ cdef extern from *:
     unsigned long pthread_self() noexcept nogil
     int pthread_sigmask(int how, const sigset_t *new, sigset_t *old) noexcept nogil
     int sigfillset(sigset_t *s) noexcept nogil
+    int sigdelset(sigset_t *s, int number) noexcept nogil
     int sched_yield() noexcept nogil
     int getpid() noexcept nogil
     long syscall(long nr) noexcept nogil
     enum:
-        PTHREAD_CREATE_DETACHED, SIG_SETMASK, SYS_gettid
+        PTHREAD_CREATE_DETACHED, SIG_SETMASK, SYS_gettid, SIGBUS, SIGSEGV
 
 cdef enum:
     STACK = 256 * 1024
@@ -72,6 +73,8 @@ cdef int sys_thread_start(uint64_t *handle, thread_fn fn, void *arg, const char 
     if handle == NULL:
         pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED)
     sigfillset(&every)
+    sigdelset(&every, SIGBUS)           # what a thread meets by itself must reach its handler: blocked, it kills
+    sigdelset(&every, SIGSEGV)
     pthread_sigmask(SIG_SETMASK, &every, &before)
     r = pthread_create(&t, &attr, run, s)
     pthread_sigmask(SIG_SETMASK, &before, NULL)

@@ -1,12 +1,14 @@
 """What happens when time passes: see timers.pxd."""
 
-from libc.errno cimport ETIMEDOUT
+from libc.errno cimport EIO, ETIMEDOUT
 
 from ustack._core.base.counters cimport (
-    C_TCP_ABORT_TIMEOUT, C_TCP_FINWAIT2_TIMEOUT, C_TCP_KEEPALIVE, C_TCP_PROBE, C_TCP_RETRANS, C_TCP_RTO, count,
+    C_FILE_LOST, C_TCP_ABORT_TIMEOUT, C_TCP_FINWAIT2_TIMEOUT, C_TCP_KEEPALIVE, C_TCP_PROBE, C_TCP_RETRANS, C_TCP_RTO,
+    count,
 )
 from ustack._core.base.types cimport NS_MS, NS_NEVER, NS_SEC, ns_t
 from ustack._core.base.wheel cimport timer_arm, timer_init, timer_stop
+from ustack._core.mem.mblk cimport DB_BROKEN
 from ustack._core.tcp.ack cimport delack_fire
 from ustack._core.tcp.block cimport (
     CA_OPEN, LIFE_FIN_WAIT_2, LIFE_KEEPALIVE, LIFE_NONE, LIFE_TIME_WAIT, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_PROBE,
@@ -132,6 +134,10 @@ cdef void syn_timeout(tcb *c) noexcept nogil:
 cdef void data_timeout(tcb *c, ns_t now) noexcept nogil:
     cdef int most = ORPHAN_RETRIES if has(c, TF_ORPHAN) else DATA_RETRIES
     if flight(c) == 0:
+        return
+    if c.sq_head != NULL and c.sq_head.dp.flags & DB_BROKEN:
+        count(&c.home.ctx.n, C_FILE_LOST)
+        conn_abort(c, EIO)              # the bytes are gone: better no stream than a wrong one
         return
     # A peer that shrank its window to nothing and still answers is slow, not gone.
     if user_timeout_over(c, now) or (c.retries >= most and not (c.snd_wnd == 0 and now - c.last_rcv < 120 * NS_SEC)):

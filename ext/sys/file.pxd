@@ -1,0 +1,27 @@
+"""System calls on files: reading at an offset, facts, positions; and bringing pages in. Values, or -errno."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+cdef enum:
+    FILE_REGULAR = 1            # it has a size, and can be mapped
+    FILE_BLOCK = 2
+    FILE_PIPE = 3
+    FILE_SOCKET = 4
+    FILE_OTHER = 5              # terminals, directories, event descriptors
+
+cdef struct file_facts:
+    uint64_t device             # with `inode`: which file this is, whatever its name
+    uint64_t inode
+    int64_t size
+    int kind                    # FILE_*
+
+cdef int sys_file_facts(int fd, file_facts *f) noexcept nogil
+# EINTR is returned: a read may wait for a slow disk or a dead server.
+cdef ssize_t sys_pread(int fd, void *p, size_t n, int64_t offset) noexcept nogil
+cdef int64_t sys_file_position(int fd) noexcept nogil
+cdef int64_t sys_file_seek(int fd, int64_t offset) noexcept nogil
+# Read the pages of a mapping in, and map them, so that touching them does not wait. -EFAULT: beyond the end of the
+# file. -EINVAL, -ENOSYS: the kernel cannot (before 5.14); then the pages are read when they are touched.
+cdef int sys_populate(void *base, size_t length) noexcept nogil
+# The descriptor's O_* flags.
+cdef int sys_file_flags(int fd) noexcept nogil

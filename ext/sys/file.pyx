@@ -1,0 +1,67 @@
+"""System calls on files: see file.pxd. Thin wrappers, no policy."""
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <fcntl.h>
+    #include <stdint.h>
+    #include <sys/mman.h>
+    #include <sys/stat.h>
+    #include <unistd.h>
+    #ifndef MADV_POPULATE_READ
+    #define MADV_POPULATE_READ 22
+    #endif
+
+    static int us_facts(int fd, uint64_t *device, uint64_t *inode, int64_t *size, int *kind)
+    {
+      struct stat st;
+      if (fstat(fd, &st) < 0)
+        return -1;
+      *device = st.st_dev;
+      *inode = st.st_ino;
+      *size = st.st_size;
+      *kind = S_ISREG(st.st_mode) ? 1 : S_ISBLK(st.st_mode) ? 2 : S_ISFIFO(st.st_mode) ? 3
+            : S_ISSOCK(st.st_mode) ? 4 : 5;
+      return 0;
+    }
+    """
+    int us_facts(int fd, uint64_t *device, uint64_t *inode, int64_t *size, int *kind) noexcept nogil
+    ssize_t c_pread "pread"(int fd, void *p, size_t n, int64_t offset) noexcept nogil
+    int64_t c_lseek "lseek"(int fd, int64_t offset, int whence) noexcept nogil
+    int c_madvise "madvise"(void *p, size_t n, int advice) noexcept nogil
+    int c_fcntl "fcntl"(int fd, int cmd, int arg) noexcept nogil
+    enum:
+        MADV_POPULATE_READ, SEEK_CUR, SEEK_SET, F_GETFL
+
+
+cdef int sys_file_facts(int fd, file_facts *f) noexcept nogil:
+    return 0 if us_facts(fd, &f.device, &f.inode, &f.size, &f.kind) == 0 else -errno
+
+
+cdef ssize_t sys_pread(int fd, void *p, size_t n, int64_t offset) noexcept nogil:
+    cdef ssize_t r = c_pread(fd, p, n, offset)
+    return r if r >= 0 else -errno
+
+
+cdef int64_t sys_file_position(int fd) noexcept nogil:
+    cdef int64_t r = c_lseek(fd, 0, SEEK_CUR)
+    return r if r >= 0 else -errno
+
+
+cdef int64_t sys_file_seek(int fd, int64_t offset) noexcept nogil:
+    cdef int64_t r = c_lseek(fd, offset, SEEK_SET)
+    return r if r >= 0 else -errno
+
+
+cdef int sys_populate(void *base, size_t length) noexcept nogil:
+    return 0 if c_madvise(base, length, MADV_POPULATE_READ) == 0 else -errno
+
+
+cdef int sys_file_flags(int fd) noexcept nogil:
+    cdef int r = c_fcntl(fd, F_GETFL, 0)
+    return r if r >= 0 else -errno

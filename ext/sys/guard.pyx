@@ -1,0 +1,31 @@
+"""SIGBUS turned into a short count: see guard.pxd. The handler is in guard_sys.h, which only this module includes."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t
+
+cdef extern from "guard_sys.h" nogil:
+    size_t us_guard_copy(void *dst, const void *src, size_t n)
+    int us_guard_watch(void *base, size_t n, int32_t *broken)
+    void us_guard_forget(int slot)
+    int us_guard_install()
+    void us_guard_counts(long *stopped, long *replaced)
+
+
+cdef size_t guard_copy(void *dst, const void *src, size_t n) noexcept nogil:
+    return us_guard_copy(dst, src, n)
+
+
+cdef int guard_watch(void *base, size_t n, int32_t *broken) noexcept nogil:
+    return us_guard_watch(base, n, broken)
+
+
+cdef void guard_forget(int slot) noexcept nogil:
+    us_guard_forget(slot)
+
+
+cdef int guard_install() noexcept nogil:
+    return us_guard_install()
+
+
+cdef void guard_counts(long *stopped, long *replaced) noexcept nogil:
+    us_guard_counts(stopped, replaced)
