@@ -1,10 +1,10 @@
 """For tests: a stack on a packet pipe that is driven by a string of bytes, without Python in between.
 
 ``run`` is one execution, for the tests that replay the corpus; ``entry`` is the C function's address, for tools/fuzz.
-The first two bytes of the input choose the state of RFC 9293 to begin in and what was negotiated; what follows is a
-list of steps: a segment whose numbers lie near those of the connection and whose checksums are right, a datagram, an
-ICMP error that quotes us, an ARP or IP packet mended in part, a raw frame, time that passes, a call of the user. An
-input that ends early is padded with nothing: it stops.
+The first two bytes of the input choose the state of RFC 9293 to begin in, what was negotiated, and the version of IP;
+what follows is a list of steps: a segment whose numbers lie near those of the connection and whose checksums are
+right, a datagram, an ICMP error that quotes us, an ARP or IP packet mended in part, a chain of extension headers, a
+raw frame, time that passes, a call of the user. An input that ends early is padded with nothing: it stops.
 
 After every step the connection must make sense, and in the end no block may be left: the number of the first rule
 that was broken is the result, 0 if all hold.
@@ -20,6 +20,7 @@ from ustack._core.base.codes cimport CAP_GATHER
 from ustack._core.base.ready cimport ready, ready_take
 from ustack._core.base.seq cimport seq_gt, seq_lt, seq_t
 from ustack._core.base.types cimport NS_SEC, ns_t
+from ustack._core.inet.demux cimport FLOW_V6
 from ustack._core.inet.inet cimport inet_add_addr, inet_add_route, inet_input
 from ustack._core.link.link cimport link
 from ustack._core.link.pipe cimport pipe_create, pipe_inject, pipe_options, pipe_take
@@ -39,7 +40,7 @@ from ustack._core.wire.bytes cimport put16, put32, put_sum
 
 cdef enum:
     OURS = 0x0A000001
-    PEER = 0x0A000002
+    PEER = 0x0A000002           # over IPv6 fd00::1 and fd00::2
     OUR_PORT = 80
     PEER_PORT = 4000
     PEER_ISS = 0x10000000
@@ -86,8 +87,10 @@ cdef struct play:
     bint more                   # input is left
     bint exact                  # frames lie in storage of their own length, so that a sanitizer sees what reads on
     bint budget
+    bint six                    # the connection, and all that is said about it, is IPv6
     uint8_t layer
     uint32_t limit
+    uint8_t *up                 # where a transport header begins in the frame
     uint8_t frame[FRAME_MAX]
 
 # There is one at a time. Its arena lives on from one to the next: to map memory takes longer than all the rest. The
@@ -160,9 +163,45 @@ cdef void inject(play *y, size_t n) noexcept nogil:
         hand_in(y, y.frame + 14, n)
 
 
+cdef ipaddr address(const play *y, uint32_t n) noexcept nogil:
+    """OURS or PEER, or one near them, of the version that is spoken."""
+    cdef ipaddr a = ip_from4(n)
+    if y.six:
+        a.hi = <uint64_t>0xFD00 << 48
+        a.lo = n & 0xFF
+    return a
+
+
+cdef ipaddr anywhere(const play *y) noexcept nogil:
+    cdef ipaddr a = ip_from4(0)
+    if y.six:
+        a.lo = 0
+    return a
+
+
+cdef void put_addresses6(uint8_t *h, uint32_t src, uint32_t dst) noexcept nogil:
+    """Into a header of version 6."""
+    memset(h + 8, 0, 32)
+    h[8] = h[24] = 0xFD
+    h[23] = <uint8_t>src
+    h[39] = <uint8_t>dst
+
+
+cdef size_t ip6_header(uint8_t *h, uint8_t next, size_t payload) noexcept nogil:
+    memset(h, 0, 8)
+    h[0] = 0x60
+    put16(h + 4, <uint16_t>payload)
+    h[6] = next
+    h[7] = 64
+    put_addresses6(h, PEER, OURS)
+    return 40 + payload
+
+
 cdef size_t ip_header(play *y, uint8_t proto, size_t payload) noexcept nogil:
-    """In front of a payload at frame + 34; returns the length of the packet."""
+    """In front of a payload at y.up; returns the length of the packet."""
     cdef uint8_t *h = y.frame + 14
+    if y.six:
+        return ip6_header(h, proto, payload)
     memset(h, 0, 20)
     h[0] = 0x45
     put16(h + 2, <uint16_t>(20 + payload))
@@ -184,8 +223,18 @@ cdef void mend_ip(uint8_t *h, size_t n) noexcept nogil:
     put_sum(h + 10, csum_finish(csum_partial(h, ihl)))
 
 
-cdef uint32_t pseudo(uint8_t proto, size_t n) noexcept nogil:
-    cdef uint8_t h[12]
+cdef uint32_t pseudo6(const uint8_t *addresses, uint8_t proto, size_t n) noexcept nogil:
+    cdef uint8_t h[8]
+    put32(h, <uint32_t>n)
+    put32(h + 4, proto)
+    return csum_add(csum_partial(addresses, 32), csum_partial(h, 8))
+
+
+cdef uint32_t pseudo(const play *y, uint8_t proto, size_t n) noexcept nogil:
+    cdef uint8_t h[40]
+    if y.six:
+        put_addresses6(h, PEER, OURS)
+        return pseudo6(h + 8, proto, n)
     put32(h, PEER)
     put32(h + 4, OURS)
     h[8] = 0
@@ -196,8 +245,14 @@ cdef uint32_t pseudo(uint8_t proto, size_t n) noexcept nogil:
 
 cdef void send_segment(play *y, uint8_t flags, seq_t seq, seq_t ack, uint16_t window, size_t options, size_t n,
                        uint16_t port) noexcept nogil:
-    """Options lie at frame + 54 already."""
-    cdef uint8_t *t = y.frame + 34
+    """Options lie behind the header already."""
+    inject(y, ip_header(y, 6, segment(y, flags, seq, ack, window, options, n, port)))
+
+
+cdef size_t segment(play *y, uint8_t flags, seq_t seq, seq_t ack, uint16_t window, size_t options, size_t n,
+                    uint16_t port) noexcept nogil:
+    """At y.up; returns its length."""
+    cdef uint8_t *t = y.up
     cdef size_t i
     for i in range(n):
         t[20 + options + i] = <uint8_t>(seq + i)       # text says where it stands
@@ -210,12 +265,12 @@ cdef void send_segment(play *y, uint8_t flags, seq_t seq, seq_t ack, uint16_t wi
     put16(t + 14, window)
     put_sum(t + 16, 0)
     put16(t + 18, 0)
-    put_sum(t + 16, csum_fold(csum_add(pseudo(6, 20 + options + n), csum_partial(t, 20 + options + n))) ^ 0xFFFF)
-    inject(y, ip_header(y, 6, 20 + options + n))
+    put_sum(t + 16, csum_fold(csum_add(pseudo(y, 6, 20 + options + n), csum_partial(t, 20 + options + n))) ^ 0xFFFF)
+    return 20 + options + n
 
 
 cdef size_t add_timestamp(play *y, size_t at) noexcept nogil:
-    cdef uint8_t *o = y.frame + 54 + at
+    cdef uint8_t *o = y.up + 20 + at
     if not y.ts:
         return at
     put32(o, 0x0101080A)
@@ -297,11 +352,11 @@ cdef void take_spare(play *y) noexcept nogil:
 
 cdef bint make(play *y, const uint8_t *data, size_t n) noexcept nogil:
     cdef pipe_options o
-    cdef ipaddr a = ip_from4(OURS)
-    cdef ipaddr gateway = ip_from4(PEER)
-    cdef ipaddr anywhere = ip_from4(0)
+    cdef ipaddr a
     cdef uint64_t seed = 1
     memset(y, 0, sizeof(play))
+    y.six = (data[1] & 128) != 0
+    y.up = y.frame + (54 if y.six else 34)
     y.now = NS_SEC
     y.p = data
     y.end = data + n
@@ -316,7 +371,7 @@ cdef bint make(play *y, const uint8_t *data, size_t n) noexcept nogil:
     o.max_sg = 64
     o.caps = CAP_GATHER
     memcpy(o.mac, OUR_MAC, 6)
-    y.layer = o.layer = 2 if data[1] & 1 else 3
+    y.layer = o.layer = 2 if data[1] & 1 and not y.six else 3       # IPv6 is spoken on layer 3
     y.dev = pipe_create(&o)
     if y.dev == NULL:
         return False
@@ -325,9 +380,17 @@ cdef bint make(play *y, const uint8_t *data, size_t n) noexcept nogil:
         return False
     take_spare(y)
     y.e.tcp.syn_max = 4         # strangers fill the queue soon: then cookies go out
-    if engine_add_link(&y.e, y.dev, &y.made) < 0 or inet_add_addr(&y.e.net, &y.made.ifp, &a, 96 + 24) < 0:
+    a = address(y, OURS)
+    if (engine_add_link(&y.e, y.dev, &y.made) < 0
+            or inet_add_addr(&y.e.net, &y.made.ifp, &a, 64 if y.six else 96 + 24) < 0):
         return False
-    return inet_add_route(&y.e.net, &anywhere, 96, &gateway, NULL) == 0
+    return add_route(y)
+
+
+cdef bint add_route(play *y) noexcept nogil:
+    cdef ipaddr gateway = address(y, PEER)
+    cdef ipaddr any = anywhere(y)
+    return inet_add_route(&y.e.net, &any, 0 if y.six else 96, &gateway, NULL) == 0
 
 
 # --- to the state that the input asks for -------------------------------------------------------------------------
@@ -350,7 +413,7 @@ cdef void say_arp(play *y, uint8_t op, uint32_t spa, uint32_t tpa, uint8_t mac) 
 
 
 cdef size_t syn_options(play *y, uint8_t how) noexcept nogil:
-    cdef uint8_t *o = y.frame + 54
+    cdef uint8_t *o = y.up + 20
     cdef size_t n = 4
     put32(o, 0x020405B4)
     if how & 4:
@@ -372,19 +435,23 @@ cdef void set_options(play *y, tcb *c, uint8_t how) noexcept nogil:
 
 
 cdef void listen(play *y, uint8_t how) noexcept nogil:
-    cdef ipaddr a = ip_from4(0)
+    cdef ipaddr a = anywhere(y)
     y.listener = tcp_open(&y.e.tcp)
     if y.listener != NULL:
+        if y.six:
+            tcp_use_ip6(y.listener)
         set_options(y, y.listener, how)
         tcp_bind(y.listener, &a, OUR_PORT)
         tcp_listen(y.listener, 4)
 
 
 cdef void connect(play *y, uint8_t how) noexcept nogil:
-    cdef ipaddr a = ip_from4(PEER)
+    cdef ipaddr a = address(y, PEER)
     cdef ipaddr here
     y.user = tcp_open(&y.e.tcp)
     if y.user != NULL:
+        if y.six:
+            tcp_use_ip6(y.user)
         set_options(y, y.user, how)
         tcp_connect(y.user, &a, PEER_PORT)
         tcp_local(y.user, &here, &y.our_port)
@@ -465,7 +532,7 @@ cdef void step_segment(play *y) noexcept nogil:
     if how & 32:
         n = byte(y) * 6
     if how & 64:
-        options = bytes_into(y, y.frame + 54, (byte(y) % 11) * 4) & ~<size_t>3
+        options = bytes_into(y, y.up + 20, (byte(y) % 11) * 4) & ~<size_t>3
     elif not how & 128:
         y.tsval += 1
         options = add_timestamp(y, 0)
@@ -477,7 +544,7 @@ cdef void step_segment(play *y) noexcept nogil:
 cdef void step_sack(play *y) noexcept nogil:
     """An ACK with blocks near what is in flight."""
     cdef uint8_t n = byte(y) & 3
-    cdef uint8_t *o = y.frame + 54
+    cdef uint8_t *o = y.up + 20
     cdef size_t at = add_timestamp(y, 0)
     cdef seq_t una = y.snd_nxt - word(y)
     cdef seq_t start
@@ -522,44 +589,74 @@ cdef void step_ip(play *y) noexcept nogil:
 
 
 cdef void step_udp(play *y) noexcept nogil:
-    cdef uint8_t *u = y.frame + 34
     cdef uint8_t how = byte(y)
-    cdef size_t n = 8 + byte(y)
+    inject(y, ip_header(y, 17, datagram(y, how, 8 + byte(y))))
+
+
+cdef size_t datagram(play *y, uint8_t how, size_t n) noexcept nogil:
+    """At y.up; returns its length."""
+    cdef uint8_t *u = y.up
     memset(u, 0x55, n)
     put16(u, 53)
     put16(u + 2, 5353 if how & 1 else 9)
     put16(u + 4, <uint16_t>(n if not how & 2 else word(y)))
     put_sum(u + 6, 0)
     if not how & 4:
-        put_sum(u + 6, csum_fold(csum_add(pseudo(17, n), csum_partial(u, n))) ^ 0xFFFF)
-    inject(y, ip_header(y, 17, n))
+        put_sum(u + 6, csum_fold(csum_add(pseudo(y, 17, n), csum_partial(u, n))) ^ 0xFFFF)
+    return n
 
 
-cdef void step_icmp(play *y) noexcept nogil:
-    """A message; errors quote a segment of ours, or a datagram."""
-    cdef uint8_t *m = y.frame + 34
-    cdef uint8_t *q = m + 8
-    cdef uint8_t how = byte(y)
-    cdef size_t n = 8
-    memset(m, 0, 60)
-    m[0] = byte(y)
-    m[1] = byte(y)
-    put32(m + 4, dword(y) if how & 1 else 0)
-    if how & 2:
+cdef size_t quotation(play *y, uint8_t *q, uint8_t how) noexcept nogil:
+    """A packet of ours, as an error quotes it: a segment, or a datagram; returns its length."""
+    cdef uint8_t proto = 17 if how & 4 else 6
+    cdef uint8_t *t
+    if y.six:
+        ip6_header(q, proto, 1460)
+        put_addresses6(q, OURS, PEER)
+        t = q + 40
+        if how & 16:            # behind an extension header
+            q[6] = 60 if how & 32 else 44
+            put32(q + 40, <uint32_t>proto << 24)
+            put32(q + 44, 0)
+            t += 8
+    else:
         q[0] = 0x45
         put16(q + 2, 1500)
         put16(q + 6, 0x4000)
         q[8] = 64
-        q[9] = 17 if how & 4 else 6
+        q[9] = proto
         put32(q + 12, OURS)
         put32(q + 16, PEER)
-        put16(q + 20, 5353 if how & 4 else y.our_port)
-        put16(q + 22, 53 if how & 4 else y.peer_port)
-        put32(q + 24, y.snd_nxt - byte(y))
-        n += 28
+        t = q + 20
+    put16(t, 5353 if how & 4 else y.our_port)
+    put16(t + 2, 53 if how & 4 else y.peer_port)
+    put32(t + 4, y.snd_nxt - byte(y))
+    return t + 8 - q
+
+
+cdef void step_icmp(play *y) noexcept nogil:
+    """A message; errors quote a segment of ours, or a datagram."""
+    cdef uint8_t *m = y.up
+    cdef uint8_t how = byte(y)
+    cdef size_t n = 8
+    memset(m, 0, 80)
+    m[0] = byte(y)
+    m[1] = byte(y)
+    if how & 1:
+        put32(m + 4, dword(y))
+    elif how & 8:
+        put32(m + 4, 552 + word(y) % 1500)
+    if how & 2:
+        n += quotation(y, m + n, how)
     n += bytes_into(y, m + n, byte(y))
-    put_sum(m + 2, csum_finish(csum_partial(m, n)))
-    inject(y, ip_header(y, 1, n))
+    send_icmp(y, n)
+
+
+cdef void send_icmp(play *y, size_t n) noexcept nogil:
+    cdef uint8_t *m = y.up
+    put_sum(m + 2, 0)
+    put_sum(m + 2, csum_fold(csum_add(pseudo(y, 58, n) if y.six else 0, csum_partial(m, n))) ^ 0xFFFF)
+    inject(y, ip_header(y, 58 if y.six else 1, n))
 
 
 cdef void step_arp(play *y) noexcept nogil:
@@ -575,21 +672,26 @@ cdef void step_stranger(play *y) noexcept nogil:
 
 
 cdef void step_ip6(play *y) noexcept nogil:
-    """A packet of version 6: next header, hops and what follows are the input's; TCP, UDP and ICMPv6 get checksums."""
-    cdef uint8_t *h = y.frame + 14
+    """A packet of version 6: a transport header behind extension headers, or just bytes."""
     cdef uint8_t how = byte(y)
+    if y.six and how & 32:
+        step_chain(y, how)
+    else:
+        step_bytes6(y, how)
+
+
+cdef void step_bytes6(play *y, uint8_t how) noexcept nogil:
+    """Next header, hops and what follows are the input's; TCP, UDP and ICMPv6 get checksums."""
+    cdef uint8_t *h = y.frame + 14
     cdef size_t n
-    cdef uint32_t sum
     cdef int where = -1
-    memset(h, 0, 40)
-    h[0] = 0x60
-    h[6] = byte(y)
-    h[7] = 255 if how & 1 else 64
-    h[8] = 0xFD
+    ip6_header(h, byte(y), 0)
+    if how & 1:
+        h[7] = 255
     h[23] = 2 + (how >> 1 & 1)
-    h[24] = 0xFD if not how & 4 else 0xFF
-    h[25] = 0 if not how & 4 else 2
-    h[39] = 1
+    if how & 4:
+        h[24] = 0xFF            # ff02::1
+        h[25] = 2
     n = bytes_into(y, h + 40, byte(y) * 4)
     put16(h + 4, <uint16_t>(n if not how & 8 else word(y)))
     if h[6] == 6 and n >= 20:
@@ -600,11 +702,82 @@ cdef void step_ip6(play *y) noexcept nogil:
         where = 2
     if where >= 0 and not how & 16:
         put_sum(h + 40 + where, 0)
-        sum = csum_add(csum_partial(h + 8, 32), csum_partial(h + 40, n))
-        put32(y.frame, <uint32_t>n)
-        put32(y.frame + 4, h[6])
-        put_sum(h + 40 + where, csum_fold(csum_add(sum, csum_partial(y.frame, 8))) ^ 0xFFFF)
+        put_sum(h + 40 + where, csum_fold(csum_add(pseudo6(h + 8, h[6], n), csum_partial(h + 40, n))) ^ 0xFFFF)
     inject(y, 40 + n)
+
+
+cdef size_t upper(play *y, uint8_t what, uint8_t *proto) noexcept nogil:
+    """A message at y.up for the chain to end with; its length."""
+    cdef size_t n = 8 + (what >> 3) * 8
+    what &= 7
+    if what <= 2:
+        proto[0] = 6
+        return segment(y, 16 if what else 2, y.rcv_nxt, y.snd_nxt, 65535, add_timestamp(y, 0),
+                       n - 8 if what == 2 else 0, y.peer_port)
+    if what <= 4:
+        proto[0] = 17
+        return datagram(y, what & 1, n)
+    if what <= 6:
+        proto[0] = 58
+        memset(y.up, 0, n)
+        y.up[0] = 128 if what == 5 else byte(y)
+        put_sum(y.up + 2, csum_fold(csum_add(pseudo(y, 58, n), csum_partial(y.up, n))) ^ 0xFFFF)
+        return n
+    proto[0] = byte(y)
+    memset(y.up, 0, n)
+    return n
+
+
+cdef size_t extension(play *y, uint8_t *to, uint8_t kind) noexcept nogil:
+    """An extension header of the input's choice, its own next header still 0; returns its length."""
+    cdef size_t n = 8 * (1 + (kind >> 2 & 3))
+    memset(to, 0, 32)
+    if kind & 3 == 3:           # a fragment header: where, whether more follow, of which datagram
+        put16(to + 2, (word(y) if kind & 16 else byte(y)) & 0xFFF9)
+        put32(to + 4, byte(y) & 3)
+        return 8
+    to[1] = <uint8_t>(n // 8 - 1)
+    if kind & 16:
+        bytes_into(y, to + 2, n - 2)
+    if kind & 32:
+        to[1] = byte(y)
+    return n
+
+
+cdef void step_chain(play *y, uint8_t how) noexcept nogil:
+    """Up to seven extension headers, then a message; behind a fragment header the part of it that that one names."""
+    cdef uint8_t[4] kinds = [0, 60, 43, 44]
+    cdef uint8_t whole[320]
+    cdef uint8_t *h = y.frame + 14
+    cdef uint8_t *named = h + 6
+    cdef uint8_t proto = 59
+    cdef uint8_t kind
+    cdef size_t n = min(upper(y, byte(y), &proto), sizeof(whole))
+    cdef size_t begin = 0
+    cdef size_t at = 40
+    cdef size_t part
+    cdef int _
+    memcpy(whole, y.up, n)
+    ip6_header(h, 0, 0)
+    if how & 4:
+        h[24] = 0xFF            # ff02::1
+        h[25] = 2
+    for _ in range(how & 3 if not how & 64 else 4 + (how & 3)):
+        kind = byte(y)
+        part = extension(y, h + at, kind)
+        named[0] = kinds[kind & 3]
+        if kind & 3 == 3:
+            begin = h[at + 3] & 0xF8
+            if h[at + 3] & 1:
+                n = min(n, begin + 8 * (1 + (byte(y) & 7)))
+        named = h + at
+        at += part
+    named[0] = proto
+    if n > begin:
+        memcpy(h + at, whole + begin, n - begin)
+        at += n - begin
+    put16(h + 4, <uint16_t>(at - 40))
+    inject(y, at)
 
 
 cdef void user_send(play *y, size_t n) noexcept nogil:
@@ -656,14 +829,18 @@ cdef void step_user(play *y) noexcept nogil:
 cdef void step_datagrams(play *y) noexcept nogil:
     """The user's side of UDP."""
     cdef uint8_t what = byte(y)
-    cdef ipaddr a = ip_from4(PEER)
-    cdef ipaddr anywhere = ip_from4(0)
+    cdef ipaddr a = address(y, PEER)
+    cdef ipaddr any = anywhere(y)
     cdef udp_meta meta
     cdef mblk *m
     if y.udp == NULL:
         y.udp = udp_open(&y.e.udp)
         if y.udp != NULL:
-            udp_bind(y.udp, &anywhere, 5353)
+            if y.six:
+                y.udp.entry.family = FLOW_V6
+                y.udp.entry.key.laddr = any
+            y.udp.df = (what & 16) != 0
+            udp_bind(y.udp, &any, 5353)
         return
     if what & 1:
         udp_connect(y.udp, &a, 53)
