@@ -130,9 +130,11 @@ cdef ns_t loop_poll(driver *d) noexcept nogil:
     cdef ns_t t
     cdef uint64_t count
     driver_lock(d)
-    if d.loop_kicked:
+    # Without asking loop_kicked: who has set it may signal only after an earlier poll has cleared it, and a signal that
+    # nobody takes would keep the loop awake for ever. The signal goes before the flag, as in take_kick.
+    if d.loop_fd >= 0:
         sys_eventfd_take(d.loop_fd, &count)
-        atomic_store32(&d.loop_kicked, 0)
+    atomic_store32(&d.loop_kicked, 0)
     poll_locked(d, d.eng.ctx.now)
     d.lease = d.eng.ctx.now
     d.lease_seq += 1
@@ -149,7 +151,9 @@ cdef sock *loop_take_fired(driver *d) noexcept nogil:
     if s != NULL:
         d.fired = s.fired_next
         s.fired = False
-    d.loop_polling = d.foreign
+        # Having found one the loop looks again without being told; having found none it goes to sleep, and what is
+        # processed on the way out of the lock has to wake it.
+        d.loop_polling = d.foreign
     driver_unlock(d)
     return s
 

@@ -14,6 +14,7 @@ import pytest
 
 import ustack
 from ustack import socket as us
+from ustack._core.py.probe_loop import post_while_the_loop_looks, signal_that_comes_late
 
 Bed = tuple[ustack.Stack, ustack.Stack, str]
 
@@ -242,6 +243,42 @@ def test_a_deadline_makes_the_descriptor_readable() -> None:
             assert select.select([fd], [], [], deadline + 5)[0] == [fd]
         a.close(0)
         there.close()
+
+
+def a_loop_on_a_pipe(net: ustack.Stack) -> tuple[ustack.Pipe, int]:
+    """A stack at 10.0.0.2 on a pipe, in the hands of an event loop that has nothing to do."""
+    pipe = ustack.Pipe()
+    net.add_interface(pipe, ["10.0.0.2/24"])
+    fd = net.fileno()
+    while select.select([fd], [], [], 0)[0]:
+        net.poll()
+        net._take_fired()
+    return pipe, fd
+
+
+def test_a_loop_is_told_of_what_its_own_look_brought_about() -> None:
+    """A packet is posted while the loop holds the lock to look for what has fired: it finds nothing, and processes the
+    packet on letting go. Nobody else will say so."""
+    datagram = bytes.fromhex("4500001d000000004011 66ce 0a000001 0a000002 0009 0007 0009 0000 78")
+    with ustack.Stack() as net, net.socket(us.AF_INET, us.SOCK_DGRAM) as s:
+        pipe, fd = a_loop_on_a_pipe(net)
+        s.bind(("10.0.0.2", 7))
+        s.setblocking(False)
+        assert s._watch(1) == 0
+        assert not post_while_the_loop_looks(net, pipe, datagram)
+        assert select.select([fd], [], [], 5)[0] == [fd]
+        net.poll()
+        assert net._take_fired() == [s._token()]
+        assert s.recv(10) == b"x"
+
+
+def test_a_signal_that_comes_late_does_not_keep_the_loop_awake() -> None:
+    with ustack.Stack() as net:
+        _, fd = a_loop_on_a_pipe(net)
+        signal_that_comes_late(net)
+        assert select.select([fd], [], [], 5)[0] == [fd]
+        net.poll()
+        assert select.select([fd], [], [], 0)[0] == []
 
 
 def housekeepers() -> dict[str, int]:

@@ -401,7 +401,7 @@ def test_blocking_threads_beside_trio() -> None:
                 left, right = await connected(bed)
                 async with left, right, await ut.open_tcp_stream(a, host, PORT) as third:
                     with trio.fail_after(60):
-                        for _ in range(300):
+                        for _ in range(100):        # each is two hand-overs between threads
                             await left.send_all(b"x" * 3000)
                             await third.send_all(b"y" * 3000)
                             for stream in (right, third):
