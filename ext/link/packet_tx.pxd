@@ -1,31 +1,23 @@
-"""Transmit over a packet socket: by sendmmsg from where the data lies, or through an mmap'd ring.
+"""Transmit over a packet socket: from where the data lies, in bursts, or through an mmap'd ring.
 
-sendmmsg is the default: it costs one copy, the kernel's. The ring costs the copy into its slots, which is
+The first is the default: it costs one copy, the kernel's. The ring costs the copy into its slots, which is
 ours, and on a veth the kernel copies again, because a slot may be overwritten as soon as the frame has left
 the sender.
 """
 
 from libc.stdint cimport uint8_t
 
+from ustack._core.link.burst cimport tx_burst
 from ustack._core.link.link cimport link
-from ustack._core.link.vnet cimport vnet_hdr
 from ustack._core.mem.mblk cimport mblk
-from ustack._core.sys.io cimport iovec, mmsghdr
 
 cdef enum:
     RING_SLOT = 69632           # of either ring, 17 pages: one of headers, 64 KB of payload
     RING_MAX_SG = 64
-    TX_BURST = 64
-    TX_IOVECS = 512
-
-cdef struct tx_batch:
-    mmsghdr msg[TX_BURST]
-    vnet_hdr facts[TX_BURST]
-    iovec iov[TX_IOVECS]
 
 cdef struct packet_sender:
     int fd
-    tx_batch *batch             # sendmmsg
+    tx_burst *batch             # described packets
     uint8_t *ring               # mmap'd; NULL: sendmmsg
     int slots
     int pos

@@ -1,32 +1,32 @@
 """A TAP or TUN device: see tap.pxd."""
 
-from libc.errno cimport EAGAIN, EFAULT, ENETDOWN, ENOBUFS, ENODEV, ENOMEM
+from libc.errno cimport EAGAIN, EMSGSIZE, ENOBUFS, ENOSYS
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from ustack._core.base.codes cimport (
-    CAP_GATHER, CAP_TSO4, CAP_TSO6, CAP_USO, LINK_DOWN, LINK_GONE, LINK_UP,
+    CAP_GATHER, CAP_TSO4, CAP_TSO6, CAP_USO, LINK_DOWN, LINK_UP,
 )
-from ustack._core.base.ledger cimport LR_DEVICE_RX, LR_DEVICE_TX, ledger_book
+from ustack._core.base.ledger cimport LR_DEVICE_RX, ledger_book
 from ustack._core.base.types cimport NS_MS, ns_t, unlikely
-from ustack._core.link.link cimport link, link_fits, link_init, link_ops
-from ustack._core.link.vnet cimport VNET_LEN, vnet_decode, vnet_encode, vnet_hdr
+from ustack._core.link.burst cimport (
+    RING_REFUSED, VNET_MAX, burst_create, burst_describe, burst_dropped, burst_free, burst_send, burst_sent,
+    device_failed, tx_burst,
+)
+from ustack._core.link.link cimport link, link_init, link_ops
+from ustack._core.link.vnet cimport VNET_LEN, vnet_decode, vnet_hdr
 from ustack._core.mem.arena cimport arena
-from ustack._core.mem.mblk cimport dblk, dblk_unref, freeb, freemsg, mark_broken, mblk, mblk_attach, mblk_len
+from ustack._core.mem.mblk cimport dblk, dblk_unref, freeb, freemsg, mblk, mblk_attach
 from ustack._core.mem.source cimport source
-from ustack._core.sys.io cimport iovec, sys_close, sys_readv, sys_writev
-
-cdef extern from "<errno.h>" nogil:
-    enum:
-        EBADFD, EIO, ENXIO
+from ustack._core.sys.io cimport iovec, sys_close, sys_read, sys_readv, sys_writev
 
 cdef enum:
     HEAD = 2048                 # the first piece of every frame, virtio header included
     HEADERS = 14 + 20 + 32      # Ethernet, IPv4, TCP with timestamps
+    LINK_HEADER = 14 + 4        # Ethernet with a VLAN tag
     PAGE = 4096
-    VNET_MAX = 12
-    FRAME_MAX = 65535 + 14 + 4  # whatever the MTU is by now: an IP packet, Ethernet, a VLAN tag
+    FRAME_MAX = 65535 + LINK_HEADER     # whatever the MTU is by now
 
 cdef enum:
     # How many frames a call of rx reads. Where frames come alone (request and reply), a second read in the
@@ -40,8 +40,10 @@ cdef struct tap:
     link base
     int fd
     uint32_t vnet_len
+    tx_burst *out
     dblk *head                  # what the next frame is read into
     dblk *big
+    bint small                  # no frame is longer than the head, as far as is known
     uint8_t pace                # BURST, LONE, AGAIN
     ns_t down_since             # 0: not down, or not yet looked at
 
@@ -52,6 +54,7 @@ cdef void tap_close(link *l) noexcept nogil:
     cdef tap *t = <tap *>l
     dblk_unref(t.head)
     dblk_unref(t.big)
+    burst_free(t.out)
     sys_close(t.fd)
     free(t)
 
@@ -63,25 +66,14 @@ cdef int tap_fds(link *l, int *fds, int max) noexcept nogil:
     return 1
 
 
-cdef int failed(link *l, int e) noexcept nogil:
-    """What an error of the device means for the link: the result of rx or tx."""
-    if e == -EIO or e == -ENETDOWN:
-        l.state = LINK_DOWN     # TUN refuses writes while the interface is not up
-        return -ENETDOWN
-    if e == -EBADFD or e == -ENODEV or e == -ENXIO:
-        l.state = LINK_GONE
-        return -ENODEV
-    return 0
-
-
 cdef bint draw(tap *t) noexcept nogil:
     """Have buffers for one frame; False without memory."""
     cdef source *src = t.base.src
     if t.head == NULL:
         t.head = src.take(src.owner, HEAD)
-    if t.big == NULL:
+    if t.big == NULL and not t.small:
         t.big = src.take(src.owner, FRAME_MAX + VNET_MAX - HEAD + PAGE)
-    return t.head != NULL and t.big != NULL
+    return t.head != NULL and (t.big != NULL or t.small)
 
 
 cdef inline uint8_t *big_start(tap *t) noexcept nogil:
@@ -91,20 +83,35 @@ cdef inline uint8_t *big_start(tap *t) noexcept nogil:
     return t.big.base + at
 
 
-cdef mblk *receive(tap *t, ssize_t *result) noexcept nogil:
-    """One frame as a chain without facts; NULL and -errno (0: none there)."""
+cdef ssize_t read_frame(tap *t, uint8_t *start) noexcept nogil:
+    """One frame into the head and, from ``start`` on, the large block."""
     cdef iovec v[2]
-    cdef arena *mem = t.base.mem
-    cdef mblk *m
-    cdef mblk *rest
-    cdef uint8_t *start = big_start(t)
-    cdef ssize_t n
+    t.base.stats.rx_calls += 1
     v[0].iov_base = t.head.base
     v[0].iov_len = HEAD
     v[1].iov_base = start
     v[1].iov_len = FRAME_MAX + t.vnet_len - HEAD
-    n = sys_readv(t.fd, v, 2)
+    return sys_readv(t.fd, v, 2)
+
+
+cdef ssize_t read_small(tap *t) noexcept nogil:
+    """One frame into the head alone. One that fills it was cut off: the device's MTU must have grown."""
+    cdef ssize_t n = sys_read(t.fd, t.head.base, HEAD)
     t.base.stats.rx_calls += 1
+    if unlikely(n == HEAD):
+        t.small = False
+        t.base.stats.rx_truncated += 1
+        return -EMSGSIZE
+    return n
+
+
+cdef mblk *receive(tap *t, ssize_t *result) noexcept nogil:
+    """One frame as a chain without facts; NULL and -errno (0: none there)."""
+    cdef arena *mem = t.base.mem
+    cdef mblk *m
+    cdef mblk *rest
+    cdef uint8_t *start = NULL if t.small else big_start(t)
+    cdef ssize_t n = read_small(t) if t.small else read_frame(t, start)
     result[0] = n
     if n < 0:
         return NULL
@@ -153,9 +160,10 @@ cdef int tap_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
         reads += 1
         m = receive(t, &r)
         if m == NULL:
-            if r != -ENOBUFS:
+            if r == -ENOBUFS:
+                l.stats.rx_nomem += 1
+            elif r != -EMSGSIZE:
                 break
-            l.stats.rx_nomem += 1
             continue
         ledger_book(l.book, LR_DEVICE_RX, m.pkt_len)
         if not understand(t, m):
@@ -170,7 +178,7 @@ cdef int tap_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
         l.state = LINK_UP
         t.pace = BURST if n > 1 else AGAIN if t.pace == LONE else LONE
     elif r < 0 and r != -EAGAIN:
-        return failed(l, r)
+        return device_failed(l, r)
     elif t.pace == AGAIN:
         t.pace = LONE
     if l.state == LINK_DOWN:
@@ -187,56 +195,47 @@ cdef void try_again(tap *t, ns_t now) noexcept nogil:
         t.base.state = LINK_UP
 
 
-cdef ssize_t transmit(tap *t, mblk *m) noexcept nogil:
-    """One frame, in one call."""
-    cdef iovec v[TAP_MAX_SG + 1]
-    cdef uint8_t header[VNET_MAX]
-    cdef int n = 0
-    if t.vnet_len:
-        memset(header, 0, VNET_MAX)
-        vnet_encode(<vnet_hdr *>header, m)
-        v[0].iov_base = header
-        v[0].iov_len = t.vnet_len
-        n = 1
-    while m != NULL:
-        if n > TAP_MAX_SG:
-            return -ENOMEM
-        if mblk_len(m):
-            v[n].iov_base = m.rptr
-            v[n].iov_len = mblk_len(m)
-            n += 1
-        m = m.cont
-    t.base.stats.tx_calls += 1
-    return sys_writev(t.fd, v, n)
+cdef int send_one(tap *t, mblk *m) noexcept nogil:
+    """One packet by a call of its own: 1 if it is done with, 0 if the device is busy, -errno."""
+    cdef link *dev = &t.base
+    cdef tx_burst *b = t.out
+    cdef ssize_t r
+    cdef int e
+    if unlikely(burst_describe(b, dev, &m, 1) == 0):
+        burst_dropped(dev, m, 0)      # too large, or of too many pieces
+        return 1
+    dev.stats.tx_calls += 1
+    r = sys_writev(t.fd, b.msg[0].msg_hdr.msg_iov, b.msg[0].msg_hdr.msg_iovlen)
+    if unlikely(r < 0):
+        if r == -EAGAIN or r == -ENOBUFS:
+            dev.stats.tx_busy += 1
+            return 0
+        e = device_failed(dev, r)
+        if e == 0:
+            burst_dropped(dev, m, r)  # EINVAL and the like: this packet, not the device
+        return e if e else 1
+    dev.state = LINK_UP
+    burst_sent(dev, m, t.vnet_len)
+    return 1
 
 
 cdef int tap_tx(link *l, mblk **pkts, int n, ns_t now) noexcept nogil:
     cdef tap *t = <tap *>l
-    cdef ssize_t r
-    cdef int i, e
-    for i in range(n):
-        if unlikely(not link_fits(l, pkts[i])):
-            l.stats.tx_drop += 1
-            freemsg(pkts[i])
-            continue
-        r = transmit(t, pkts[i])
-        if unlikely(r < 0):
-            if r == -EAGAIN or r == -ENOBUFS:
-                l.stats.tx_busy += 1
-                return i
-            e = failed(l, r)
-            if e:
-                return i if i else e
-            l.stats.tx_drop += 1        # EINVAL and the like: this packet, not the device
-            if r == -EFAULT:
-                mark_broken(pkts[i])
-        else:
-            l.state = LINK_UP
-            l.stats.tx += 1
-            l.stats.tx_bytes += pkts[i].pkt_len
-            ledger_book(l.book, LR_DEVICE_TX, r)
-        freemsg(pkts[i])
-    return n
+    cdef int k, r, done = 0
+    while done < n:
+        r = -ENOSYS
+        if n - done > 1 and t.out.state != RING_REFUSED:
+            k = burst_describe(t.out, l, pkts + done, n - done)
+            if k > 1:
+                r = burst_send(t.out, l, pkts + done, k, t.fd, False)
+        if r == -ENOSYS:
+            r = send_one(t, pkts[done])
+        if r < 0:
+            return done if done else r
+        if r == 0:
+            break
+        done += r
+    return done
 
 
 cdef link *tap_create(int fd, tap_options *o) noexcept nogil:
@@ -244,12 +243,17 @@ cdef link *tap_create(int fd, tap_options *o) noexcept nogil:
     if t == NULL:
         return NULL
     link_init(&t.base, &OPS, o.layer, o.mtu, o.mac if o.layer == 2 else NULL)
+    t.out = burst_create(o.vnet_len)
+    if t.out == NULL:
+        free(t)
+        return NULL
     t.fd = fd
     t.vnet_len = o.vnet_len
     t.base.caps = o.caps | CAP_GATHER
     t.base.max_sg = TAP_MAX_SG
     if o.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO):
         t.base.gso_max = 65535
+    t.small = t.base.gso_max + LINK_HEADER + o.vnet_len < HEAD
     return &t.base
 
 

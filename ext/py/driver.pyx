@@ -39,7 +39,9 @@ cdef extern from "<time.h>" nogil:
         CLOCK_MONOTONIC
 
 cdef enum:
-    POLL_BUDGET = 512           # packets and timers that one poll handles before the caller's condition is looked at
+    # Packets and timers between two looks at the caller's condition. One burst: what it brought is still in the L2
+    # cache when the application copies it out.
+    POLL_BUDGET = 32
     LOCK_SPINS = 600            # about 20 us of pause instructions before sleeping on the lock
     REGISTRY = 256
     SPIN_FAILURES = 3           # fruitless spins in a row before an adaptive poller stops spinning

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -74,6 +75,74 @@ def test_frames_both_ways(ns, offloads):
         h.tx([[data[:14], data[14:15], b"", data[15:2000], data[2000:]]])
         assert s.recv(65536) == data
         assert tap.stats["tx"] == tap.stats["tx_calls"] == len(sizes) + 1
+
+
+def burst(sizes):
+    return [frame(n, bytes([i % 251 + 1])) for i, n in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("uring", [True, False])
+@pytest.mark.parametrize("offloads", [True, False])
+def test_a_burst_goes_out_in_order(ns, offloads, uring):
+    """With io_uring by few calls, else by one for each frame; what is too large is left out and counted."""
+    tap = make(ns, mtu=1500, offloads=offloads)
+    sizes = [60, 1514, 61, 1600, *range(100, 159), 1514]  # 1600 is beyond the MTU
+    with Harness(tap) as h, raw_socket(ns) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if not uring:  # no descriptor is left for it
+            spare = os.open("/dev/null", os.O_RDONLY)
+            os.close(spare)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (spare, limits[1]))
+        try:
+            frames = burst(sizes)
+            assert h.tx(frames) == len(frames)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for f in frames:
+            if len(f) <= 1514:
+                assert s.recv(65536) == f
+        sent = len(sizes) - 1
+        assert (tap.stats["tx"], tap.stats["tx_drop"]) == (sent, 1)
+        if uring and io_uring():
+            assert tap.stats["tx_calls"] <= 4
+        if not uring:
+            assert tap.stats["tx_calls"] == sent
+        assert h.live <= 2
+
+
+def io_uring():
+    """Whether the kernel has it and lets us use it."""
+    try:
+        with open("/proc/sys/kernel/io_uring_disabled") as f:
+            return int(f.read()) == 0
+    except FileNotFoundError:
+        return False
+
+
+def test_a_burst_into_a_device_that_is_down_is_kept(ns):
+    tap = make(ns)
+    with Harness(tap) as h:
+        ns.down("us0")
+        with pytest.raises(OSError, match="down") as e:
+            h.tx(burst(range(60, 70)))
+        assert e.value.errno == errno.ENETDOWN
+        assert tap.stats["tx"] == tap.stats["tx_drop"] == 0
+        assert tap.state == "down"
+
+
+def test_an_mtu_that_grows_behind_our_back(ns):
+    """Frames of a device with a small MTU are read by one buffer; the first that is longer is lost, and counted."""
+    tap = make(ns, mtu=1500, offloads=False)
+    with Harness(tap) as h, raw_socket(ns) as s:
+        s.send(frame(1514))
+        assert [p["data"] for p in frames_of(h, 1)] == [frame(1514)]
+        with ns.entered(), socket.socket() as control:
+            fcntl.ioctl(control, 0x8922, struct.pack("16sI12x", b"us0", 9000))  # SIOCSIFMTU
+        for n in (9000, 3000, 2048):
+            s.send(frame(n))
+        assert [p["data"] for p in frames_of(h, 2)] == [frame(3000), frame(2048)]
+        assert tap.stats["rx_truncated"] == 1
 
 
 def test_small_frames_leave_the_large_block_alone(ns):
