@@ -35,6 +35,8 @@ PATIENCE = (5.0, 40.0, 300.0)
 BUDGETS = (1 << 18, 1 << 18, 1 << 19, 1 << 20)
 EVENTS = 400_000            # more for one seed is a storm
 KINDS = ("stacks",) * 6 + ("model",) * 4 + ("memory", "churn")
+SIX = 0.3                       # the share of worlds that speak IPv6
+LEAST_MTU = {4: 576, 6: 1280}   # paths do not become narrower
 NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -159,6 +161,7 @@ class World:
     watch: Watch
     dice: Random
     kind: str = ""
+    version: int = 4                # of IP
     notes: list[str] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     singles: list[tuple[End, bool]] = field(default_factory=list)   # against a model peer; whether they must complete
@@ -167,6 +170,10 @@ class World:
     asis: dict[sim.Cable, dict[str, Any]] = field(default_factory=dict)     # what cables were before all faults
     hold: bool = False
     faults: int = 0
+
+    def address(self, k: int) -> str:
+        """That of host number k."""
+        return f"10.0.0.{k}" if self.version == 4 else f"fd00::{k:x}"
 
     def say(self, note: str) -> None:
         """For whoever looks at the trace."""
@@ -203,7 +210,7 @@ class World:
         dice = self.dice
         much = dice.choice((0.0, 0.3, 1.0)) if bad else 0.0
         return self.net.link(
-            a, b, mtu=dice.choice(MTUS), rate=dice.choice((None, None, 1e6, 1e8)),
+            a, b, mtu=max(dice.choice(MTUS), 0 if self.version == 4 else LEAST_MTU[6]), rate=dice.choice((None, None, 1e6, 1e8)),
             loss=much * dice.choice((0, 0.01, 0.05, 0.1)), duplicate=much * dice.choice((0, 0.02, 0.2)),
             reorder=much * dice.choice((0, 0.02, 0.3)), corrupt=much * dice.choice((0, 0.01, 0.05)),
             delay=dice.choice((0, 0.0001, 0.01, 0.2)), jitter=dice.choice((0, 0.001, 0.1)),
@@ -362,7 +369,8 @@ class World:
                 cable.filter = None
             return unfilter
         if kind == "mtu":
-            cable.mtu = max(576, int(cable.mtu * value)) if cable.mtu > 576 else cable.mtu
+            least = LEAST_MTU[self.version]
+            cable.mtu = max(least, int(cable.mtu * value)) if cable.mtu > least else cable.mtu
             cable.silent = False
             return lambda: None             # a path does not grow again soon
         if kind == "worse":
@@ -516,6 +524,8 @@ def make(seed: int, *, trace: Callable[[str], None] | None = None) -> World:
     if trace is not None:
         show(world, trace)
     world.kind = dice.choice(KINDS)
+    # Of dice of their own: what a seed draws is the same for both.
+    world.version = 6 if Random(f"torture {seed} version").random() < SIX else 4
     draw = {"stacks": draw_stacks, "model": draw_model, "memory": draw_memory, "churn": draw_churn}
     draw[world.kind](world)
     return world
@@ -524,7 +534,7 @@ def make(seed: int, *, trace: Callable[[str], None] | None = None) -> World:
 def draw_stacks(world: World) -> None:
     """Two to four stacks, and connections between them."""
     dice, net = world.dice, world.net
-    hosts = [net.host("abcd"[k], f"10.0.0.{k + 1}", memory=world.memory()) for k in range(dice.choice((2, 2, 2, 3, 4)))]
+    hosts = [net.host("abcd"[k], world.address(k + 1), memory=world.memory()) for k in range(dice.choice((2, 2, 2, 3, 4)))]
     world.watch.honest |= {host.name for host in hosts}
     cables = {(a, b): world.link(a, b) for k, a in enumerate(hosts) for b in hosts[k + 1 :]}
     fatal = dice.random() < 0.05
@@ -544,8 +554,8 @@ def draw_stacks(world: World) -> None:
 def draw_memory(world: World) -> None:
     """Two stacks with hardly any memory, more connections than fit into it, and readers that let it fill up."""
     dice, net = world.dice, world.net
-    hosts = [net.host(name, address, memory=dice.choice((1 << 18, 1 << 18, 1 << 19, None)))
-             for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2"))]
+    hosts = [net.host(name, world.address(k), memory=dice.choice((1 << 18, 1 << 18, 1 << 19, None)))
+             for name, k in (("a", 1), ("b", 2))]
     world.watch.honest |= {"a", "b"}
     cable = world.link(*hosts)
     for n in range(dice.randrange(3, 16)):
@@ -567,7 +577,7 @@ def draw_memory(world: World) -> None:
 def draw_churn(world: World) -> None:
     """Many short connections to one port, one after another and at once; a bad way, and sometimes a small backlog."""
     dice, net = world.dice, world.net
-    a, b = net.host("a", "10.0.0.1"), net.host("b", "10.0.0.2", memory=world.memory())
+    a, b = net.host("a", world.address(1)), net.host("b", world.address(2), memory=world.memory())
     world.watch.honest |= {"a", "b"}
     world.link(a, b)
     listener = b.listen(80, backlog=dice.choice((1, 8, 128)))
@@ -581,7 +591,7 @@ def visit(world: World, host: sim.Host, n: int) -> sim.Steps[None]:
     yield from sim.sleep(world.dice.random())
     with host.socket() as sock:
         try:
-            yield from sim.connect(sock, ("10.0.0.2", 80))
+            yield from sim.connect(sock, (world.address(2), 80))
             yield from sim.send_all(sock, text)
             if world.dice.random() < 0.5:
                 sock.shutdown(1)
@@ -636,12 +646,12 @@ def the_end_of(world: World, cable: sim.Cable, after: float) -> sim.Steps[None]:
 def draw_model(world: World) -> None:
     """A stack, a model peer that misbehaves, and an honest stack whose transfer must not suffer."""
     dice, net = world.dice, world.net
-    host = net.host("s", "10.0.0.1", memory=world.memory())
-    friend = net.host("f", "10.0.0.3")
-    model = ModelPeer(bytes((10, 0, 0, 2)), Random(dice.randrange(1 << 60)))
+    host = net.host("s", world.address(1), memory=world.memory())
+    friend = net.host("f", world.address(3))
+    model = ModelPeer(ip_address(world.address(2)).packed, Random(dice.randrange(1 << 60)))
     world.peers.append(model)
     world.watch.honest |= {"s", "f"}
-    played = net.machine("m", "10.0.0.2", model)
+    played = net.machine("m", world.address(2), model)
     net.link(host, played, delay=dice.choice((0, 0.0001, 0.01, 0.1)), loss=dice.choice((0, 0, 0, 0.03)))
     cable = world.link(host, friend)
     for n in range(dice.choice((1, 1, 2, 4))):
