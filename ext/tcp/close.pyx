@@ -6,6 +6,7 @@ from ustack._core.base.codes cimport EV_ERR, EV_HUP, EV_IN, EV_OUT
 from ustack._core.base.counters cimport C_TCP_ABORT_UNREAD, C_TCP_CLOSED, C_TCP_TIMEWAIT_LIMIT, count
 from ustack._core.base.ready cimport ready_forget
 from ustack._core.base.types cimport NS_SEC
+from ustack._core.mem.mblk cimport freemsg
 from ustack._core.tcp.block cimport (
     LIFE_FIN_WAIT_2, LIFE_NONE, LIFE_TIME_WAIT, RTX_NONE, TF_ORPHAN, TF_SHUT_RD, TF_SHUT_WR, TF_TIMEWAIT, has,
     mark, tcb, tcb_bury, tcb_post, tcb_shed,
@@ -70,6 +71,15 @@ cdef bint fin_acknowledged(tcb *c) noexcept nogil:
 
 
 # --- the user lets go ---------------------------------------------------------------------------------------------
+cdef void drop_unread(tcb *c) noexcept nogil:
+    """Nobody will read it, the peer has been told that it came and is gone: it is not held for a minute more."""
+    freemsg(c.rq_head)
+    c.rq_head = NULL
+    c.rq_tail = NULL
+    c.rq_len = 0
+    c.rq_held = 0
+
+
 cdef void user_close(tcb *c) noexcept nogil:
     if c.state == TCPS_LISTEN:
         listen_close(c)
@@ -79,8 +89,8 @@ cdef void user_close(tcb *c) noexcept nogil:
     if c.state in (TCPS_CLOSED, TCPS_LISTEN, TCPS_SYN_SENT):
         conn_end(c, 0)
     elif c.state == TCPS_TIME_WAIT:
-        return
-    elif c.rq_len or (c.linger == 0 and c.state != TCPS_TIME_WAIT):
+        drop_unread(c)
+    elif c.rq_len or c.linger == 0:
         if c.rq_len:
             count(&c.home.ctx.n, C_TCP_ABORT_UNREAD)        # RFC 2525 2.17: the peer must learn of the loss
         conn_abort(c, 0)

@@ -155,6 +155,18 @@ def test_unread_data_resets():
     assert p.host.count == 1
 
 
+def test_unread_data_does_not_outlive_its_reader_in_time_wait():
+    p = fin_wait_2()
+    p.send("FA", 1, 2, b"unread" * 200)
+    p.recv("A", seq=2, ack=1202)
+    assert p.conn.state == "TIME-WAIT"
+    assert p.host.live > 0
+    p.conn.close()
+    assert p.host.live == 0
+    assert p.host.count == 2                                # beside the listener: the block waits on
+    p.recv_nothing()
+
+
 def test_data_after_close_resets():
     p = established()
     conn = p.conn

@@ -22,6 +22,7 @@ from oracle import OUR_MAC, OURS, PEER, SECOND
 import ustack
 
 FRIEND, FRIEND_MAC = "10.9.0.9", "02:00:00:00:00:09"
+OURS6, PEER6, FRIEND6 = "fd00::2", "fd00::1", "fd00::9"
 SERVICE, FRIEND_PORT = 7, 30007
 PACE = 64
 CHUNK = 40_000
@@ -57,28 +58,58 @@ def raw_tcp(sport: int, dport: int, flags: int, seq: int, ack: int = 0, data: by
     return raw_ip(tcp, 6, src, dst)
 
 
+def address6(text: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6, text)
+
+
+def raw_ip6(payload: bytes, proto: int = 6, src: str = PEER6, dst: str = OURS6, hops: int = 64,
+            length: int | None = None) -> bytes:
+    """A packet of IPv6; extension headers are the payload's."""
+    return struct.pack("!IHBB", 6 << 28, len(payload) if length is None else length, proto, hops) + address6(
+        src) + address6(dst) + payload
+
+
+def summed6(payload: bytes, at: int, proto: int, src: str = PEER6, dst: str = OURS6) -> bytes:
+    """The payload with its checksum, at ``at``."""
+    pseudo = address6(src) + address6(dst) + struct.pack("!II", len(payload), proto)
+    total = checksum(pseudo + payload[:at] + b"\0\0" + payload[at + 2:])
+    return payload[:at] + struct.pack("!H", total) + payload[at + 2:]
+
+
+def tcp6(sport: int, dport: int, flags: int, seq: int, ack: int = 0, data: bytes = b"", window: int = 65535,
+         options: bytes = b"", src: str = PEER6, dst: str = OURS6) -> bytes:
+    """A segment with its checksum, without a header of IPv6."""
+    return summed6(struct.pack("!HHIIBBHHH", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF,
+                               5 + len(options) // 4 << 4, flags, window, 0, 0) + options + data, 16, 6, src, dst)
+
+
 class Reply:
     """A segment from the victim."""
 
     def __init__(self, packet: bytes) -> None:
-        self.sport, self.dport, self.seq, self.ack, offset, self.flags, self.window = struct.unpack(
-            "!HHIIBBH", packet[20:36])
-        self.data = packet[20 + (offset >> 4) * 4:]
+        tcp = packet[20 if packet[0] >> 4 == 4 else 40:]
+        self.sport, self.dport, self.seq, self.ack, offset, self.flags, self.window = struct.unpack_from("!HHIIBBH", tcp)
+        self.data = tcp[(offset >> 4) * 4:]
 
 
 class Attacked:
-    """The victim is ``net`` at OURS on ``pipe``; the friend talks to it through the same interface."""
+    """The victim is ``net`` at OURS on ``pipe``; the friend talks to it through the same interface. With ``version`` 6
+    they are at OURS6 and FRIEND6."""
 
-    def __init__(self, layer: int = 3, held: int = 16 << 20, listener: bool = True, **options: object) -> None:
+    def __init__(self, layer: int = 3, held: int = 16 << 20, listener: bool = True, version: int = 4,
+                 **options: object) -> None:
         self.layer = layer
+        self.family = socket.AF_INET if version == 4 else socket.AF_INET6
+        self.ours, self.peer, self.friendly = (OURS, PEER, FRIEND) if version == 4 else (OURS6, PEER6, FRIEND6)
         self.held = held
         clock = ustack.VirtualClock(SECOND)
         self.net = ustack.Stack(clock=clock, seed=1, **options)
         self.friend = ustack.Stack(clock=ustack.VirtualClock(SECOND), seed=2)
         self.pipe = ustack.Pipe(layer=layer, mac=OUR_MAC if layer == 2 else None)
         self.far = ustack.Pipe(layer=layer, mac=FRIEND_MAC if layer == 2 else None)
-        self.net.add_interface(self.pipe, addresses=[OURS + "/24"], gateway=PEER)
-        self.friend.add_interface(self.far, addresses=[FRIEND + "/24"])
+        prefix = "/24" if version == 4 else "/64"
+        self.net.add_interface(self.pipe, addresses=[self.ours + prefix], gateway=self.peer)
+        self.friend.add_interface(self.far, addresses=[self.friendly + prefix])
         self.answers: list[bytes] = []
         self.peak = 0
         self.count = 0
@@ -86,13 +117,13 @@ class Attacked:
         self.sent = [0, 0]
         self.watch: Callable[[bytes], None] | None = None
         self.sockets = self.connect()
-        self.listener = self.net.create_server((OURS, 80)) if listener else None
+        self.listener = self.net.create_server((self.ours, 80), family=self.family) if listener else None
 
     def connect(self) -> list[socket.socket]:
-        with self.net.create_server((OURS, SERVICE)) as server:
-            client = self.friend.socket()
-            client.bind((FRIEND, FRIEND_PORT))
-            client.connect_ex((OURS, SERVICE))
+        with self.net.create_server((self.ours, SERVICE), family=self.family) as server:
+            client = self.friend.socket(self.family)
+            client.bind((self.friendly, FRIEND_PORT))
+            client.connect_ex((self.ours, SERVICE))
             self.carry()
             conn, _ = server.accept()
         return [conn, client]
@@ -113,11 +144,12 @@ class Attacked:
     # --- the friend
     def carry(self) -> None:
         """Packets between victim and friend, until both are silent; what is for others goes to ``answers``."""
-        to_friend = socket.inet_aton(FRIEND)
+        to_friend = socket.inet_pton(self.family, self.friendly)
         for _ in range(1000):
             moved = 0
             for _, raw in self.pipe.drain():
-                mine = raw[16:20] == to_friend if self.layer == 3 else raw[:6] in (b"\2\0\0\0\0\x09", b"\xff" * 6)
+                mine = (to_friend in (raw[16:20], raw[24:40]) if self.layer == 3
+                        else raw[:6] in (b"\2\0\0\0\0\x09", b"\xff" * 6))
                 if mine:
                     moved += self.far.inject(raw)
                     if self.watch is not None:

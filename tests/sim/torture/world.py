@@ -209,8 +209,9 @@ class World:
         """A cable as bad as the dice have it."""
         dice = self.dice
         much = dice.choice((0.0, 0.3, 1.0)) if bad else 0.0
+        mtu = dice.choice(MTUS)
         return self.net.link(
-            a, b, mtu=max(dice.choice(MTUS), 0 if self.version == 4 else LEAST_MTU[6]), rate=dice.choice((None, None, 1e6, 1e8)),
+            a, b, mtu=mtu if self.version == 4 else max(mtu, LEAST_MTU[6]), rate=dice.choice((None, None, 1e6, 1e8)),
             loss=much * dice.choice((0, 0.01, 0.05, 0.1)), duplicate=much * dice.choice((0, 0.02, 0.2)),
             reorder=much * dice.choice((0, 0.02, 0.3)), corrupt=much * dice.choice((0, 0.01, 0.05)),
             delay=dice.choice((0, 0.0001, 0.01, 0.2)), jitter=dice.choice((0, 0.001, 0.1)),
@@ -534,7 +535,8 @@ def make(seed: int, *, trace: Callable[[str], None] | None = None) -> World:
 def draw_stacks(world: World) -> None:
     """Two to four stacks, and connections between them."""
     dice, net = world.dice, world.net
-    hosts = [net.host("abcd"[k], world.address(k + 1), memory=world.memory()) for k in range(dice.choice((2, 2, 2, 3, 4)))]
+    hosts = [net.host("abcd"[k], world.address(k + 1), memory=world.memory())
+             for k in range(dice.choice((2, 2, 2, 3, 4)))]
     world.watch.honest |= {host.name for host in hosts}
     cables = {(a, b): world.link(a, b) for k, a in enumerate(hosts) for b in hosts[k + 1 :]}
     fatal = dice.random() < 0.05
