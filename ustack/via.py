@@ -1,11 +1,12 @@
 """The message layer: VIs, registered memory, descriptors, completion queues, after VIPL 1.0 (the VIA Provider Library).
 
-A VI is an end of a connection with two queues. A program registers memory, describes its messages and its receive buffers
-in descriptors that lie there, posts them, and takes them back when they are done. The provider moves bytes from the
-sender's memory straight into the buffer that the receiver has posted. VIs of one process are connected by loopback, VIs of
-two processes over shared memory, where a message costs no system call while the other side looks.
+A VI is an end of a connection with two queues. A program registers memory, describes its messages and its receive
+buffers in descriptors that lie there, posts them, and takes them back when they are done. The provider moves bytes from
+the sender's memory straight into the buffer that the receiver has posted. VIs of one process are connected by loopback,
+VIs of two processes over shared memory, where a message costs no system call while the other side looks.
 
-docs/via.md says how a descriptor travels, and compares it with verbs and libfabric. Errors are ``ViaError`` with VIPL's codes.
+docs/via.md says how a descriptor travels, and compares it with verbs and libfabric. Errors are ``ViaError`` with VIPL's
+codes.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class State(IntEnum):
 
 
 class Reliability(IntEnum):
-    """Reliability levels: UD loses and says nothing; RD breaks the connection; with RR the sender's descriptor knows."""
+    """UD loses and says nothing; RD breaks the connection; with RR the sender's descriptor says why."""
 
     UD = 1
     RD = 2

@@ -2,7 +2,7 @@
 
 from libc.errno cimport EINVAL, ENOSPC
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memmove
 
 from ustack._core.base.types cimport spin_lock, spin_unlock

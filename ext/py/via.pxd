@@ -31,7 +31,7 @@ cdef class CompletionQueue:
     cdef via_cq *cq
     cdef int waiting
 
-    cdef via_cq *alive(self) except NULL
+    cdef via_cq *queue(self) except NULL
     cdef tuple take(self)
 
 
@@ -46,7 +46,7 @@ cdef class Vi:
     cdef CompletionQueue recv_cq
     cdef object __weakref__
 
-    cdef via_vi *alive(self) except NULL
+    cdef via_vi *mine(self) except NULL
     cdef int post(self, Descriptor d, bint is_recv) except -1
     cdef Descriptor take(self, bint is_recv)
     cdef Descriptor take_or_look(self, bint is_recv)

@@ -1,13 +1,12 @@
 """Descriptors, VIs, completion queues and connections: handles on the room ``via``. NICs and memory: ``via_nic``."""
 
 cimport cython
-from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY, ledger_book
 from ustack._core.py.via_nic cimport (
-    Memory, Nic, Port, Ptag, alive, attend, check, condition, fail, has_work, hold, look, release, wait,
+    Memory, Nic, Port, Ptag, alive, attend, check, condition, fail, hold, look, release, wait,
 )
 from ustack._core.via.connect cimport (
     connect_abandon, connect_accept, connect_pair, connect_reject, connect_start, connect_take, listener_create,
@@ -16,15 +15,16 @@ from ustack._core.via.connect cimport (
 from ustack._core.via.cq cimport cq_create, cq_destroy, cq_free, cq_has, cq_resize, cq_take
 from ustack._core.via.queue cimport queue_has_done, queue_take
 from ustack._core.via.types cimport (
-    RELIABLE_DELIVERY, VI_CONNECTED, VI_CONNECT_PENDING, VI_IDLE, VIP_DESCRIPTOR_ERROR, VIP_ERROR_NOT_SUPPORTED,
-    VIP_ERROR_RESOURCE, VIP_INVALID_PARAMETER, VIP_INVALID_STATE, VIP_NOT_DONE, VIP_NOT_REACHABLE, VIP_SUCCESS, via_cq,
-    via_listener, via_port, via_queue, via_request, via_slot, via_vi,
+    RELIABLE_DELIVERY, VI_IDLE, VIP_ERROR_NOT_SUPPORTED, VIP_ERROR_RESOURCE, VIP_INVALID_PARAMETER, VIP_INVALID_STATE,
+    VIP_NOT_DONE, VIP_NOT_REACHABLE, VIP_SUCCESS, via_cq, via_listener, via_port, via_queue, via_request, via_slot,
+    via_vi,
 )
 from ustack._core.via.vi cimport (
     vi_create, vi_destroy, vi_disconnect, vi_post_recv, vi_post_send,
 )
 from ustack._core.wire.via cimport (
-    CONTROL_IMMEDIATE, DESC_ALIGN, DESC_CONTROL, DESC_SEGMENT, SEGMENTS_MAX, STATUS_ERRORS, STATUS_IMMEDIATE, desc_control,
+    CONTROL_IMMEDIATE, DESC_ALIGN, DESC_CONTROL, DESC_SEGMENT, SEGMENTS_MAX, STATUS_ERRORS, STATUS_IMMEDIATE,
+    desc_control,
     desc_segment,
 )
 
@@ -32,13 +32,17 @@ cdef enum:
     LARGE = 16384               # bytes of a message beyond which the GIL is not kept while they move
 
 
-# --- descriptors ------------------------------------------------------------------------------------------------------
+# --- descriptors
+# ------------------------------------------------------------------------------------------------------
 
 cdef class Descriptor:
-    """A descriptor in registered memory, in VIPL's layout, at a multiple of 64 bytes from the start of an aligned page.
+    """A descriptor in registered memory, in VIPL's layout, at a multiple of 64 bytes from the start of an aligned
+    page.
 
-    Until it is posted it can be filled in with ``set``; then it belongs to the NIC until its queue gives it back. After that
-    ``status``, ``length`` and ``immediate`` say what became of it. Who prefers bytes may write them to ``memory.data``.
+    Until it is posted it can be filled in with ``set``; then it belongs to the NIC until its queue gives it back.
+    After that
+    ``status``, ``length`` and ``immediate`` say what became of it. Who prefers bytes may write them to
+    ``memory.data``.
     """
 
     def __init__(self, memory: Memory, offset: int = 0) -> None:
@@ -49,13 +53,16 @@ cdef class Descriptor:
         self.at = m.base + <Py_ssize_t>offset
 
     def set(self, segments: object = (), *, immediate: int | None = None, op: int = 0) -> None:
-        """Fill it in: ``segments`` are (memory, offset, length), at most 16; ``immediate`` are 32 bits; ``op`` the control bits.
+        """Fill it in: ``segments`` are (memory, offset, length), at most 16; ``immediate`` are 32 bits; ``op`` the
+        control bits.
 
-        Segments are not checked here: the NIC does that when it is posted. Raises ValueError if it does not fit its memory.
+        Segments are not checked here: the NIC does that when it is posted. Raises ValueError if it does not fit its
+        memory.
         """
         cdef desc_control *c = <desc_control *>self.at
         cdef desc_segment *s = <desc_segment *>(self.at + DESC_CONTROL)
         cdef Memory m
+        cdef Py_ssize_t n, k
         self.writable()
         segments = tuple(segments)
         n = len(segments)
@@ -110,7 +117,9 @@ cdef class Descriptor:
 
 @cython.final
 cdef class Buffer(Descriptor):
-    """A descriptor with one buffer of fixed size: made by ``buffers``. One message is one buffer; a larger one is an error."""
+    """A descriptor with one buffer of fixed size: made by ``buffers``. One message is one buffer; a larger one is an
+    error.
+    """
 
     def __init__(self) -> None:
         raise TypeError("buffers are made by ustack.via.buffers")
@@ -126,7 +135,9 @@ cdef class Buffer(Descriptor):
         return self.memory.data[self.offset:self.offset + self.room]
 
     def prepare(self, length: int, *, immediate: int | None = None) -> None:
-        """Make it a message of the first ``length`` bytes, to be sent in place. ValueError if the buffer is smaller."""
+        """Make it a message of the first ``length`` bytes, to be sent in place. ValueError if the buffer is
+        smaller.
+        """
         cdef desc_control *c = <desc_control *>self.at
         if not 0 <= length <= self.room:
             raise ValueError(f"a message of {length} bytes does not fit a buffer of {self.room}")
@@ -159,7 +170,8 @@ cdef class Buffer(Descriptor):
     def copy_out(self, target: object) -> int:
         """Copy the message that was received to the caller's memory (booked as ``rx.copy``). Returns its length.
 
-        This is the copy that buffers of fixed size force on a program that wants its data somewhere else. BufferError if the
+        This is the copy that buffers of fixed size force on a program that wants its data somewhere else.
+        BufferError if the
         memory is too small or read-only.
         """
         cdef uint8_t[::1] view = target
@@ -199,13 +211,16 @@ def buffers(nic: Nic, ptag: Ptag, size: int, count: int) -> list[Buffer]:
     return made
 
 
-# --- completion queues ------------------------------------------------------------------------------------------------
+# --- completion queues
+# ------------------------------------------------------------------------------------------------
 
 @cython.final
 cdef class CompletionQueue:
-    """Where several queues say that they have something to give back (VipCreateCQ). ``entries``: how many notifications fit.
+    """Where several queues say that they have something to give back (VipCreateCQ). ``entries``: how many
+    notifications fit.
 
-    One that overflows says so (VIP_ERROR_RESOURCE from ``done`` and ``wait``, once) after what it has; the descriptors themselves
+    One that overflows says so (VIP_ERROR_RESOURCE from ``done`` and ``wait``, once) after what it has; the
+    descriptors themselves
     are in their queues. A queue that reports here is not waited for directly.
     """
 
@@ -230,14 +245,14 @@ cdef class CompletionQueue:
             cq_destroy(self.cq)
             release(self.nic)
 
-    cdef via_cq *alive(self) except NULL:
+    cdef via_cq *queue(self) except NULL:
         alive(self.nic)
         if self.cq == NULL:
             fail(VIP_INVALID_STATE, "the completion queue was destroyed")
         return self.cq
 
     cdef tuple take(self):
-        cdef via_cq *cq = self.alive()
+        cdef via_cq *cq = self.queue()
         cdef uint32_t k = 0
         cdef bint is_recv = False
         cdef int r
@@ -250,8 +265,10 @@ cdef class CompletionQueue:
         return self.nic.handles[k], is_recv
 
     def done(self) -> tuple[Vi, bool] | None:
-        """VipCQDone: (VI, whether it is its receive queue), whose ``recv_done`` or ``send_done`` then gives a descriptor; or None."""
-        found = self.take() if cq_has(self.alive()) else None
+        """VipCQDone: (VI, whether it is its receive queue), whose ``recv_done`` or ``send_done`` then gives a
+        descriptor; or None.
+        """
+        found = self.take() if cq_has(self.queue()) else None
         if found is None:
             look(self.nic)
             found = self.take()
@@ -264,7 +281,7 @@ cdef class CompletionQueue:
         self.waiting += 1
         try:
             while True:
-                what.cq = self.alive()
+                what.cq = self.queue()
                 found = self.done()
                 if found is not None:
                     return found
@@ -273,8 +290,10 @@ cdef class CompletionQueue:
             self.waiting -= 1
 
     def resize(self, entries: int) -> None:
-        """VipResizeCQ: room for another number of notifications; those that wait stay. VIP_ERROR_RESOURCE if they are more."""
-        cdef via_cq *cq = self.alive()
+        """VipResizeCQ: room for another number of notifications; those that wait stay. VIP_ERROR_RESOURCE if they
+        are more.
+        """
+        cdef via_cq *cq = self.queue()
         cdef int r
         hold(self.nic)
         r = cq_resize(cq, entries)
@@ -283,7 +302,7 @@ cdef class CompletionQueue:
 
     def destroy(self) -> None:
         """VipDestroyCQ. VIP_ERROR_RESOURCE while queues report to it, or a thread waits."""
-        cdef via_cq *cq = self.alive()
+        cdef via_cq *cq = self.queue()
         cdef int r
         if self.waiting:
             fail(VIP_ERROR_RESOURCE, "a thread waits for it")
@@ -294,20 +313,24 @@ cdef class CompletionQueue:
         self.cq = NULL
 
 
-# --- VIs --------------------------------------------------------------------------------------------------------------
+# --- VIs
+# --------------------------------------------------------------------------------------------------------------
 
 @cython.final
 cdef class Vi:
     """An end of a connection: a queue of descriptors to send, one to receive into, and a state (VipCreateVi).
 
-    ``reliability`` is a ``Reliability``; ``max_transfer`` the bytes of its largest message; ``depth`` how many descriptors may
+    ``reliability`` is a ``Reliability``; ``max_transfer`` the bytes of its largest message; ``depth`` how many
+    descriptors may
     be posted to each queue. Both ends must agree on reliability, max_transfer and qos. Starts IDLE.
-    Raises VIP_INVALID_RELIABILITY_LEVEL, VIP_INVALID_MTU, VIP_INVALID_PTAG, VIP_INVALID_PARAMETER, VIP_ERROR_RESOURCE.
+    Raises VIP_INVALID_RELIABILITY_LEVEL, VIP_INVALID_MTU, VIP_INVALID_PTAG, VIP_INVALID_PARAMETER,
+    VIP_ERROR_RESOURCE.
     """
 
     def __init__(
-        self, nic: Nic, ptag: Ptag, *, reliability: int = RELIABLE_DELIVERY, max_transfer: int = 1 << 20, qos: int = 0,
-        depth: int = 256, send_cq: CompletionQueue | None = None, recv_cq: CompletionQueue | None = None,
+        self, nic: Nic, ptag: Ptag, *, reliability: int = RELIABLE_DELIVERY, max_transfer: int = 1 << 20,
+        qos: int = 0, depth: int = 256, send_cq: CompletionQueue | None = None,
+        recv_cq: CompletionQueue | None = None,
     ) -> None:
         cdef CompletionQueue s = send_cq
         cdef CompletionQueue r = recv_cq
@@ -329,7 +352,7 @@ cdef class Vi:
         self.receiving = [None] * (self.v.recv.mask + 1)
         nic.handles[self.v.id & 0xFFFF] = self
 
-    cdef via_vi *alive(self) except NULL:
+    cdef via_vi *mine(self) except NULL:
         alive(self.nic)
         if self.v == NULL:
             fail(VIP_INVALID_STATE, "the VI was destroyed")
@@ -338,18 +361,18 @@ cdef class Vi:
     @property
     def id(self) -> int:
         """The number by which asynchronous errors name it."""
-        return self.alive().id
+        return self.mine().id
 
     @property
     def state(self) -> int:
         """A ``State``: IDLE 0, CONNECTED 1, CONNECT_PENDING 2, ERROR 3."""
-        cdef via_vi *v = self.alive()
+        cdef via_vi *v = self.mine()
         look(self.nic)
         return v.state
 
     def query(self) -> dict[str, object]:
         """VipQueryVi: state, attributes, and whether the queues are empty."""
-        cdef via_vi *v = self.alive()
+        cdef via_vi *v = self.mine()
         return {
             "State": v.state, "ReliabilityLevel": v.reliability, "MaxTransferSize": v.max_transfer, "QoS": v.qos,
             "Ptag": v.ptag, "EnableRdmaWrite": False, "EnableRdmaRead": False,
@@ -359,7 +382,7 @@ cdef class Vi:
     # --- queues
 
     cdef int post(self, Descriptor d, bint is_recv) except -1:
-        cdef via_vi *v = self.alive()
+        cdef via_vi *v = self.mine()
         cdef uint32_t position = 0
         cdef int r
         cdef list held = self.receiving if is_recv else self.sending
@@ -389,20 +412,27 @@ cdef class Vi:
         if r == VIP_ERROR_RESOURCE:
             fail(r, f"{v.send.mask + 1} descriptors are posted: take some back first")
         if r == VIP_ERROR_NOT_SUPPORTED:
-            fail(r, "this memory is in no memory file, so the other process cannot see it: Nic.allocate, or register a Region")
-        return fail(r, "the descriptor must lie at a multiple of 64 bytes, whole in registered memory of the VI's protection tag")
+            fail(r,
+                 "this memory is in no memory file, which the other process could see: Nic.allocate, or a Region")
+        return fail(r,
+                    "the descriptor must lie at a multiple of 64 bytes, whole in memory of the VI's protection tag")
 
     def post_send(self, descriptor: Descriptor) -> None:
-        """VipPostSend: the message is on its way; the descriptor and its memory belong to the NIC until it is given back.
+        """VipPostSend: the message is on its way; the descriptor and its memory belong to the NIC until it is given
+        back.
 
-        VIP_INVALID_STATE unless CONNECTED (in ERROR it is given back at once, flushed), VIP_ERROR_RESOURCE (queue full),
-        VIP_INVALID_PARAMETER (misaligned, not in registered memory), VIP_ERROR_NOT_SUPPORTED (memory that cannot be shared).
+        VIP_INVALID_STATE unless CONNECTED (in ERROR it is given back at once, flushed), VIP_ERROR_RESOURCE (queue
+        full),
+        VIP_INVALID_PARAMETER (misaligned, not in registered memory), VIP_ERROR_NOT_SUPPORTED (memory that cannot be
+        shared).
         What is wrong inside the descriptor is told in its status.
         """
         self.post(descriptor, False)
 
     def post_recv(self, descriptor: Descriptor) -> None:
-        """VipPostRecv: where the next message without a place goes; legal in every state. A ``Buffer`` is posted with its whole size."""
+        """VipPostRecv: where the next message without a place goes; legal in every state. A ``Buffer`` is posted
+        with its whole size.
+        """
         if isinstance(descriptor, Buffer) and not descriptor.busy and (<Buffer>descriptor).memory.handle:
             (<Buffer>descriptor).prepared((<Buffer>descriptor).room)
         self.post(descriptor, True)
@@ -430,7 +460,7 @@ cdef class Vi:
         return d
 
     cdef Descriptor take_or_look(self, bint is_recv):
-        cdef via_vi *v = self.alive()
+        cdef via_vi *v = self.mine()
         if not queue_has_done(&v.recv if is_recv else &v.send):
             look(self.nic)
             alive(self.nic)
@@ -439,9 +469,7 @@ cdef class Vi:
     cdef Descriptor take_or_wait(self, bint is_recv, object timeout):
         cdef condition what
         cdef Descriptor d
-        cdef via_queue *q
-        cdef int r
-        self.alive()
+        self.mine()
         if (self.recv_cq if is_recv else self.send_cq) is not None:
             fail(VIP_INVALID_STATE, "the queue reports to a completion queue: wait for that")
         memset(&what, 0, sizeof(what))
@@ -457,11 +485,15 @@ cdef class Vi:
             self.waiting -= 1
 
     def send_done(self) -> Descriptor | None:
-        """VipSendDone: the oldest descriptor of the send queue if it is done, else None. VIP_DESCRIPTOR_ERROR if none is posted."""
+        """VipSendDone: the oldest descriptor of the send queue if it is done, else None. VIP_DESCRIPTOR_ERROR if
+        none is posted.
+        """
         return self.take_or_look(False)
 
     def recv_done(self) -> Descriptor | None:
-        """VipRecvDone: the oldest descriptor of the receive queue if it is done, else None. VIP_DESCRIPTOR_ERROR if none is posted."""
+        """VipRecvDone: the oldest descriptor of the receive queue if it is done, else None. VIP_DESCRIPTOR_ERROR if
+        none is posted.
+        """
         return self.take_or_look(True)
 
     def send_wait(self, timeout: float | None = None) -> Descriptor:
@@ -469,18 +501,22 @@ cdef class Vi:
         return self.take_or_wait(False, timeout)
 
     def recv_wait(self, timeout: float | None = None) -> Descriptor:
-        """VipRecvWait: the oldest descriptor of the receive queue, when it is done. ViaTimeout after so many seconds."""
+        """VipRecvWait: the oldest descriptor of the receive queue, when it is done. ViaTimeout after so many
+        seconds.
+        """
         return self.take_or_wait(True, timeout)
 
     # --- connections
 
     def connect(self, discriminator: bytes, port: Port | None = None, timeout: float | None = None) -> None:
-        """VipConnectRequest: connect to who listens under that name (1 to 32 bytes), on the NIC behind ``port`` or on this one.
+        """VipConnectRequest: connect to who listens under that name (1 to 32 bytes), on the NIC behind ``port`` or
+        on this one.
 
-        VIP_NO_MATCH, VIP_REJECT, VIP_NOT_REACHABLE, ViaTimeout (of a time-out of 0: VIP_INVALID_PARAMETER), VIP_INVALID_STATE
+        VIP_NO_MATCH, VIP_REJECT, VIP_NOT_REACHABLE, ViaTimeout (of a time-out of 0: VIP_INVALID_PARAMETER),
+        VIP_INVALID_STATE
         unless IDLE.
         """
-        cdef via_vi *v = self.alive()
+        cdef via_vi *v = self.mine()
         cdef condition what
         cdef via_port *way = &self.nic.n.loopback
         cdef const uint8_t[::1] name = discriminator
@@ -513,7 +549,7 @@ cdef class Vi:
 
     def disconnect(self) -> None:
         """VipDisconnect: back to IDLE; what is posted is given back, flushed. VIP_INVALID_STATE if IDLE."""
-        cdef via_vi *v = self.alive()
+        cdef via_vi *v = self.mine()
         cdef int r
         hold(self.nic)
         r = vi_disconnect(v)
@@ -521,8 +557,10 @@ cdef class Vi:
         check(r)
 
     def destroy(self) -> None:
-        """VipDestroyVi: VIP_INVALID_STATE unless IDLE, VIP_ERROR_RESOURCE if descriptors were not taken back or a thread waits."""
-        cdef via_vi *v = self.alive()
+        """VipDestroyVi: VIP_INVALID_STATE unless IDLE, VIP_ERROR_RESOURCE if descriptors were not taken back or a
+        thread waits.
+        """
+        cdef via_vi *v = self.mine()
         cdef int r
         cdef uint32_t index = v.id & 0xFFFF
         if self.waiting:
@@ -536,7 +574,6 @@ cdef class Vi:
 
     def _abandon(self) -> None:
         """The NIC closes: whatever is posted is given up."""
-        cdef via_slot slot
         if self.v == NULL:
             return
         hold(self.nic)
@@ -551,8 +588,8 @@ cdef class Vi:
 
 def pair(a: Vi, b: Vi) -> None:
     """Connect two idle VIs of one NIC to each other. Raises what ``Request.accept`` does."""
-    cdef via_vi *x = a.alive()
-    cdef via_vi *y = b.alive()
+    cdef via_vi *x = a.mine()
+    cdef via_vi *y = b.mine()
     cdef int r
     if a.nic is not b.nic:
         fail(VIP_INVALID_PARAMETER, "VIs of different NICs")
@@ -570,7 +607,7 @@ cdef class Listener:
     """
 
     cdef readonly Nic nic
-    cdef via_listener *l
+    cdef via_listener *place
 
     def __init__(self, nic: Nic, discriminator: bytes) -> None:
         cdef const uint8_t[::1] name = discriminator
@@ -579,9 +616,10 @@ cdef class Listener:
         if name.shape[0] == 0:
             fail(VIP_INVALID_PARAMETER, "a discriminator has 1 to 32 bytes")
         hold(nic)
-        r = listener_create(nic.n, &name[0], name.shape[0], &self.l)
+        r = listener_create(nic.n, &name[0], name.shape[0], &self.place)
         release(nic)
-        check(r, "a discriminator has 1 to 32 bytes" if r == VIP_INVALID_PARAMETER else "the name is taken, or there are too many")
+        check(r,
+              "at most 32 bytes" if r == VIP_INVALID_PARAMETER else "the name is taken, or there are too many")
         self.nic = nic
 
     def __enter__(self) -> Listener:
@@ -596,15 +634,15 @@ cdef class Listener:
         cdef Request q
         cdef bint there
         alive(self.nic)
-        if self.l == NULL:
+        if self.place == NULL:
             fail(VIP_INVALID_STATE, "the listener is closed")
         memset(&what, 0, sizeof(what))
-        what.listener = self.l
+        what.listener = self.place
         look(self.nic)
         while True:
             q = Request.__new__(Request)
             hold(self.nic)
-            there = connect_take(self.l, &q.r)
+            there = connect_take(self.place, &q.r)
             release(self.nic)
             if there:
                 q.nic = self.nic
@@ -613,16 +651,16 @@ cdef class Listener:
 
     def close(self) -> None:
         """Wait no longer: requests that have come are refused. May be called twice."""
-        if self.l != NULL and self.nic.n != NULL:
+        if self.place != NULL and self.nic.n != NULL:
             hold(self.nic)
-            listener_destroy(self.l)
+            listener_destroy(self.place)
             release(self.nic)
-        self.l = NULL
+        self.place = NULL
 
 
 @cython.final
 cdef class Request:
-    """Somebody asks for a connection: from ``Listener.wait``. ``accept`` or ``reject`` it."""
+    """Somebody asks for a connection: from ``Listener.wait`` of the NIC ``nic``. ``accept`` or ``reject`` it."""
 
     cdef readonly Nic nic
     cdef via_request r
@@ -638,10 +676,11 @@ cdef class Request:
     def accept(self, vi: Vi) -> None:
         """VipConnectAccept: ``vi``, which is IDLE, becomes the other end.
 
-        If it does not fit (VIP_INVALID_RELIABILITY_LEVEL, VIP_INVALID_MTU, VIP_INVALID_QOS, VIP_INVALID_STATE) the other end hears
+        If it does not fit (VIP_INVALID_RELIABILITY_LEVEL, VIP_INVALID_MTU, VIP_INVALID_QOS, VIP_INVALID_STATE) the
+        other end hears
         nothing of it: try another one, or reject. VIP_NOT_REACHABLE if the other process is gone.
         """
-        cdef via_vi *v = vi.alive()
+        cdef via_vi *v = vi.mine()
         cdef int r
         if vi.nic is not self.nic:
             fail(VIP_INVALID_PARAMETER, "the VI belongs to another NIC")

@@ -68,7 +68,7 @@ cdef class Port:
     cdef int listen(self) except -1
     cdef bint understand(self, bytes data, list fds) except -1
     cdef void end(self)
-    cdef void free(self)
+    cdef void dismantle(self)
 
 
 # VIP code -> exception, except for VIP_SUCCESS.

@@ -1,4 +1,6 @@
-"""NICs, protection tags, registered memory, other processes, waiting: handles on the room ``via``. The queues: ``via``."""
+"""NICs, protection tags, registered memory, other processes, waiting: handles on the room ``via``. The queues:
+``via``.
+"""
 
 import os
 import resource
@@ -7,17 +9,13 @@ import socket as _socket
 import struct
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from ustack._core.base.ledger cimport LR_COUNT, ledger_name
-from ustack._core.base.types cimport (
-    NS_MS, NS_NEVER, atomic_swap32, cpu_relax, fence_full, ns_t, spin_unlock,
-)
+from ustack._core.base.types cimport NS_MS, NS_NEVER, atomic_swap32, cpu_relax, ns_t, spin_unlock
 from ustack._core.mem.pin cimport mem_pin, mem_pinned, mem_unpin
 from ustack._core.mem.region cimport region, region_unref
 from ustack._core.mem.share cimport region_import
@@ -26,7 +24,6 @@ from ustack._core.sys.io cimport sys_close
 from ustack._core.sys.memory cimport PROT_READ, SEAL_FUTURE_WRITE, SEAL_GROW, SEAL_SHRINK, memfd_seal
 from ustack._core.sys.poll cimport POLLIN, pollfd, sys_ppoll
 from ustack._core.sys.thread cimport sys_yield
-from ustack._core.via.connect cimport connect_take
 from ustack._core.via.cq cimport cq_has
 from ustack._core.via.lane cimport LANE_BYTES, SLEEPS, SLEEPS_FOR_SENDS
 from ustack._core.via.memory cimport memory_register, ptag_create, ptag_destroy
@@ -40,8 +37,9 @@ from ustack._core.via.shared cimport (
     shared_sleeps, shared_unlend,
 )
 from ustack._core.via.types cimport (
-    PORT_WANTS_MEMORY, VC_KICKS, VIA_COUNT, VIA_CQ_ENTRIES_MAX, VIA_CQ_MAX, VIA_DEPTH_MAX, VIA_MEMORY_MAX, VIA_PORT_MAX,
-    VIA_PTAG_MAX, VIA_TRANSFER_MAX, VIA_VI_MAX, VIP_ERROR_RESOURCE, VIP_INVALID_PARAMETER, VIP_INVALID_STATE,
+    PORT_WANTS_MEMORY, VC_KICKS, VIA_COUNT, VIA_CQ_ENTRIES_MAX, VIA_CQ_MAX, VIA_DEPTH_MAX, VIA_MEMORY_MAX,
+    VIA_PORT_MAX, VIA_PTAG_MAX,
+    VIA_TRANSFER_MAX, VIA_VI_MAX, VIP_ERROR_RESOURCE, VIP_INVALID_PARAMETER, VIP_INVALID_STATE,
     VIP_NOT_DONE, VIP_NOT_REACHABLE, VIP_SUCCESS, VIP_TIMEOUT, via_event, via_nic, via_port,
 )
 from ustack._core.via.vi cimport nic_deregister
@@ -99,12 +97,13 @@ cdef inline ns_t now() noexcept nogil:
     return <ns_t>t.tv_sec * 1000000000 + t.tv_nsec
 
 
-# --- the lock ---------------------------------------------------------------------------------------------------------
+# --- the lock
+# ---------------------------------------------------------------------------------------------------------
 
 cdef void hold_slowly(via_nic *n) noexcept nogil:
-    cdef int k
+    cdef int _k
     while atomic_swap32(&n.lock, 1):
-        for k in range(200):
+        for _k in range(200):
             cpu_relax()
         sys_yield()
 
@@ -199,11 +198,12 @@ cdef int bury(Nic nic) except -1:
     """Free ports that are over. Nobody is looking at them without the GIL."""
     for port in [p for p in nic.ports if (<Port>p).over]:
         nic.ports.remove(port)
-        (<Port>port).free()
+        (<Port>port).dismantle()
     return 0
 
 
-# --- waiting ----------------------------------------------------------------------------------------------------------
+# --- waiting
+# ----------------------------------------------------------------------------------------------------------
 
 cdef bint holds(condition *c) noexcept nogil:
     if c.queue != NULL:
@@ -349,14 +349,17 @@ cdef int wait(Nic nic, condition *what, object timeout) except -1:
         nic.spare = me
 
 
-# --- NICs -------------------------------------------------------------------------------------------------------------
+# --- NICs
+# -------------------------------------------------------------------------------------------------------------
 
 @cython.final
 cdef class Nic:
     """A network interface of the message layer, in software: what VIPL's VipOpenNic gives.
 
-    VIs of one NIC can be connected to each other; ``attach`` makes a way to the NIC of another process, over shared memory.
-    ``busy_poll`` is how many seconds a waiting call looks at memory before it sleeps. A context manager. Threads may share it.
+    VIs of one NIC can be connected to each other; ``attach`` makes a way to the NIC of another process, over shared
+    memory.
+    ``busy_poll`` is how many seconds a waiting call looks at memory before it sleeps. A context manager. Threads may
+    share it.
     """
 
     def __cinit__(self, *, busy_poll: float = 20e-6):
@@ -392,7 +395,9 @@ cdef class Nic:
         self.close()
 
     def close(self) -> None:
-        """Break all connections, release all memory. Not while a thread waits (VIP_ERROR_RESOURCE). May be called twice."""
+        """Break all connections, release all memory. Not while a thread waits (VIP_ERROR_RESOURCE). May be called
+        twice.
+        """
         if self.n == NULL:
             return
         if self.inside:
@@ -417,7 +422,8 @@ cdef class Nic:
         """What VipQueryNic tells: limits by VIPL's names. Sizes in bytes."""
         return {
             "Name": "ustack", "HardwareVersion": 0, "ProviderVersion": 1, "NicAddressLen": 0, "ThreadSafe": True,
-            "MaxDiscriminatorLen": DISCRIMINATOR_MAX, "MaxRegisterBytes": (1 << 46), "MaxRegisterRegions": VIA_MEMORY_MAX,
+            "MaxDiscriminatorLen": DISCRIMINATOR_MAX, "MaxRegisterBytes": (1 << 46),
+            "MaxRegisterRegions": VIA_MEMORY_MAX,
             "MaxRegisterBlockBytes": (1 << 46), "MaxVI": VIA_VI_MAX, "MaxDescriptorsPerQueue": VIA_DEPTH_MAX,
             "MaxSegmentsPerDesc": SEGMENTS_MAX, "MaxCQ": VIA_CQ_MAX, "MaxCQEntries": VIA_CQ_ENTRIES_MAX,
             "MaxTransferSize": VIA_TRANSFER_MAX, "NativeMTU": VIA_TRANSFER_MAX, "MaxPtags": VIA_PTAG_MAX,
@@ -425,7 +431,9 @@ cdef class Nic:
         }
 
     def ptag(self) -> Ptag:
-        """A new protection tag (VipCreatePtag): VIs and memory work together only if they have the same. VIP_ERROR_RESOURCE."""
+        """A new protection tag (VipCreatePtag): VIs and memory work together only if they have the same.
+        VIP_ERROR_RESOURCE.
+        """
         cdef Ptag t = Ptag.__new__(Ptag)
         cdef int r
         alive(self)
@@ -439,9 +447,11 @@ cdef class Nic:
     def register(self, buffer: object, ptag: Ptag) -> Memory:
         """Register and pin writable memory (VipRegisterMem), of a Region or any other object with a buffer.
 
-        The object cannot be resized meanwhile (BufferError). Memory of a ``Region`` can be sent from to other processes, which
+        The object cannot be resized meanwhile (BufferError). Memory of a ``Region`` can be sent from to other
+        processes, which
         can then read it; its file is sealed against further writable mappings when that happens first.
-        Raises VIP_ERROR_RESOURCE if it cannot be pinned (RLIMIT_MEMLOCK), VIP_INVALID_PTAG, BufferError for read-only memory.
+        Raises VIP_ERROR_RESOURCE if it cannot be pinned (RLIMIT_MEMLOCK), VIP_INVALID_PTAG, BufferError for
+        read-only memory.
         """
         alive(self)
         view = memoryview(buffer)
@@ -457,9 +467,11 @@ cdef class Nic:
         return enroll(self, memoryview(r), r, ptag)
 
     def attach(self, sock: object, *, timeout: float = 5.0) -> Port:
-        """A way to the NIC of another process: ``sock`` is an end of a connected UNIX socket (SOCK_SEQPACKET), taken over.
+        """A way to the NIC of another process: ``sock`` is an end of a connected UNIX socket (SOCK_SEQPACKET), taken
+        over.
 
-        The other process does the same with the other end. Raises VIP_NOT_REACHABLE if it does not within ``timeout`` seconds,
+        The other process does the same with the other end. Raises VIP_NOT_REACHABLE if it does not within
+        ``timeout`` seconds,
         VIP_ERROR_RESOURCE.
         """
         alive(self)
@@ -510,13 +522,18 @@ def pinned_bytes() -> int:
 
 @cython.final
 cdef class Ptag:
-    """A protection tag: made by ``Nic.ptag``. Memory and descriptors of one tag cannot be used by VIs of another."""
+    """A protection tag: made by ``Nic.ptag`` of the NIC ``nic``.
+
+    Memory and descriptors of one tag cannot be used by VIs of another.
+    """
 
     def __init__(self):
         raise TypeError("protection tags are made by Nic.ptag")
 
     def destroy(self) -> None:
-        """Give it back (VipDestroyPtag). VIP_ERROR_RESOURCE while memory or a VI has it, VIP_INVALID_PTAG if it is gone."""
+        """Give it back (VipDestroyPtag). VIP_ERROR_RESOURCE while memory or a VI has it, VIP_INVALID_PTAG if it is
+        gone.
+        """
         cdef int r
         alive(self.nic)
         hold(self.nic)
@@ -525,11 +542,11 @@ cdef class Ptag:
         check(r, "memory or a VI has this protection tag" if r == VIP_ERROR_RESOURCE else None)
 
 
-# --- registered memory ------------------------------------------------------------------------------------------------
+# --- registered memory
+# ------------------------------------------------------------------------------------------------
 
 cdef Memory enroll(Nic nic, object view, object owner, Ptag ptag):
     cdef Memory m = Memory.__new__(Memory)
-    cdef Py_buffer raw
     cdef int r
     cdef bint shared = isinstance(owner, Region)
     m.nic = nic
@@ -544,7 +561,8 @@ cdef Memory enroll(Nic nic, object view, object owner, Ptag ptag):
     r = mem_pin(m.base, m.length)
     if r < 0:
         limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-        fail(VIP_ERROR_RESOURCE, f"{m.length} bytes cannot be pinned ({os.strerror(-r)}); RLIMIT_MEMLOCK is {limit} bytes "
+        fail(VIP_ERROR_RESOURCE,
+             f"{m.length} bytes cannot be pinned ({os.strerror(-r)}); RLIMIT_MEMLOCK is {limit} bytes "
              f"(ulimit -l), of which {mem_pinned()} are in use here")
     hold(nic)
     r = memory_register(nic.n, m.base, m.length, ptag.id if ptag.nic is nic else 0, shared, 0, &m.handle)
@@ -564,7 +582,7 @@ cdef uint8_t *address_of(object view) except NULL:
 
 @cython.final
 cdef class Memory:
-    """Registered memory: made by ``Nic.register`` and ``Nic.allocate``. Pinned until ``deregister``."""
+    """Registered memory of the NIC ``nic``: made by its ``register`` and ``allocate``. Pinned until ``deregister``."""
 
     def __init__(self):
         raise TypeError("memory is registered by Nic.register, or made by Nic.allocate")
@@ -599,9 +617,11 @@ cdef class Memory:
         return self.fd >= 0
 
     def deregister(self) -> None:
-        """Give it back (VipDeregisterMem): unpinned. Posted descriptors that use it fail with a protection error first.
+        """Give it back (VipDeregisterMem): unpinned. Posted descriptors that use it fail with a protection error
+        first.
 
-        Nothing looks at the memory afterwards, here or in other processes. VIP_INVALID_PARAMETER if it is not registered.
+        Nothing looks at the memory afterwards, here or in other processes. VIP_INVALID_PARAMETER if it is not
+        registered.
         """
         cdef int r
         cdef uint32_t handle = self.handle
@@ -627,11 +647,14 @@ def _patiently(sock, data, fd):
         _socket.send_fds(sock, [data], [fd])
 
 
-# --- other processes --------------------------------------------------------------------------------------------------
+# --- other processes
+# --------------------------------------------------------------------------------------------------
 
 @cython.final
 cdef class Port:
-    """A way to the NIC of another process: made by ``Nic.attach``. VIs are connected through it with ``Vi.connect``."""
+    """A way to the NIC of another process: made by ``Nic.attach``. VIs are connected through it with
+    ``Vi.connect``.
+    """
 
     def __init__(self, nic: Nic, sock: object, timeout: float) -> None:
         if sock.family != _socket.AF_UNIX or sock.type != _socket.SOCK_SEQPACKET:
@@ -747,6 +770,7 @@ cdef class Port:
             try:
                 data, fds, _flags, _peer = _socket.recv_fds(self.sock, _CONTROL.size, 2, _socket.MSG_DONTWAIT)
             except BlockingIOError:
+                self.p.asked = self.p.missing
                 return 0
             except OSError:
                 data = b""
@@ -788,7 +812,7 @@ cdef class Port:
         shared_close(self.p)
         release(self.nic)
 
-    cdef void free(self):
+    cdef void dismantle(self):
         cdef shared_port *p = self.p
         self.p = NULL
         hold(self.nic)

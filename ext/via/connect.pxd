@@ -12,7 +12,8 @@ from libc.stdint cimport uint8_t
 
 from ustack._core.via.types cimport via_control, via_listener, via_nic, via_port, via_request, via_vi
 
-# Wait for requests under a name. VIP_SUCCESS, VIP_INVALID_PARAMETER (its length), VIP_ERROR_RESOURCE (taken, or too many).
+# Wait for requests under a name. VIP_SUCCESS, VIP_INVALID_PARAMETER (its length), VIP_ERROR_RESOURCE (taken, or too
+# many).
 cdef int listener_create(via_nic *nic, const uint8_t *name, size_t n, via_listener **out) noexcept nogil
 # Requests that still wait are told VIP_NO_MATCH.
 cdef void listener_destroy(via_listener *l) noexcept nogil

@@ -18,48 +18,48 @@ from ustack._core.wire.via cimport (
 
 
 cdef via_listener *find(via_nic *nic, const uint8_t *name, size_t n) noexcept nogil:
-    cdef via_listener *l = nic.listeners
-    while l != NULL and not (l.name_length == n and memcmp(l.name, name, n) == 0):
-        l = l.next
-    return l
+    cdef via_listener *lst = nic.listeners
+    while lst != NULL and not (lst.name_length == n and memcmp(lst.name, name, n) == 0):
+        lst = lst.next
+    return lst
 
 
 cdef int listener_create(via_nic *nic, const uint8_t *name, size_t n, via_listener **out) noexcept nogil:
-    cdef via_listener *l
+    cdef via_listener *lst
     if n == 0 or n > DISCRIMINATOR_MAX:
         return VIP_INVALID_PARAMETER
     if nic.nlisteners == VIA_LISTENER_MAX or find(nic, name, n) != NULL:
         return VIP_ERROR_RESOURCE
-    l = <via_listener *>calloc(1, sizeof(via_listener))
-    if l == NULL:
+    lst = <via_listener *>calloc(1, sizeof(via_listener))
+    if lst == NULL:
         return VIP_ERROR_RESOURCE
-    memcpy(l.name, name, n)
-    l.name_length = <uint32_t>n
-    l.nic = nic
-    l.next = nic.listeners
-    nic.listeners = l
+    memcpy(lst.name, name, n)
+    lst.name_length = <uint32_t>n
+    lst.nic = nic
+    lst.next = nic.listeners
+    nic.listeners = lst
     nic.nlisteners += 1
-    out[0] = l
+    out[0] = lst
     return VIP_SUCCESS
 
 
-cdef void listener_destroy(via_listener *l) noexcept nogil:
+cdef void listener_destroy(via_listener *lst) noexcept nogil:
     cdef via_request r
-    cdef via_listener **at = &l.nic.listeners
-    while connect_take(l, &r):
+    cdef via_listener **at = &lst.nic.listeners
+    while connect_take(lst, &r):
         refuse(r.port, r.source, r.attempt, VIP_NO_MATCH)
-    while at[0] != l:
+    while at[0] != lst:
         at = &at[0].next
-    at[0] = l.next
-    l.nic.nlisteners -= 1
-    free(l)
+    at[0] = lst.next
+    lst.nic.nlisteners -= 1
+    free(lst)
 
 
-cdef bint connect_take(via_listener *l, via_request *out) noexcept nogil:
-    if l.head == l.tail:
+cdef bint connect_take(via_listener *lst, via_request *out) noexcept nogil:
+    if lst.head == lst.tail:
         return False
-    out[0] = l.waiting[l.head % VIA_BACKLOG_MAX]
-    l.head += 1
+    out[0] = lst.waiting[lst.head % VIA_BACKLOG_MAX]
+    lst.head += 1
     return True
 
 
@@ -159,24 +159,24 @@ cdef int connect_pair(via_vi *a, via_vi *b) noexcept nogil:
 
 
 cdef void requested(via_port *p, const via_control *c) noexcept nogil:
-    cdef via_listener *l = find(p.nic, c.name, c.name_length)
+    cdef via_listener *lst = find(p.nic, c.name, c.name_length)
     cdef via_request *r
-    if l == NULL:
+    if lst == NULL:
         p.nic.counts[<int>VC_NO_MATCH] += 1
         refuse(p, c.source, c.attempt, VIP_NO_MATCH)
         return
-    if l.tail - l.head == VIA_BACKLOG_MAX:
+    if lst.tail - lst.head == VIA_BACKLOG_MAX:
         p.nic.counts[<int>VC_BACKLOG_LIMIT] += 1
         refuse(p, c.source, c.attempt, VIP_REJECT)
         return
-    r = &l.waiting[l.tail % VIA_BACKLOG_MAX]
+    r = &lst.waiting[lst.tail % VIA_BACKLOG_MAX]
     r.port = p
     r.source = c.source
     r.attempt = c.attempt
     r.max_transfer = c.max_transfer
     r.qos = c.qos
     r.reliability = c.reliability
-    l.tail += 1
+    lst.tail += 1
     p.nic.completions += 1
 
 
@@ -215,18 +215,20 @@ cdef void connect_input(via_port *p, const via_control *c) noexcept nogil:
             p.nic.completions += 1
     elif vi.state == VI_CONNECTED and vi.peer == c.source:
         vi_break(vi, VE_CONN_LOST)
+    else:
+        p.nic.counts[<int>VC_STALE] += 1
 
 
 cdef void connect_purge(via_nic *nic, via_port *p) noexcept nogil:
-    cdef via_listener *l = nic.listeners
+    cdef via_listener *lst = nic.listeners
     cdef uint32_t k, kept
-    while l != NULL:
-        kept = l.head
-        k = l.head
-        while k != l.tail:
-            if l.waiting[k % VIA_BACKLOG_MAX].port != p:
-                l.waiting[kept % VIA_BACKLOG_MAX] = l.waiting[k % VIA_BACKLOG_MAX]
+    while lst != NULL:
+        kept = lst.head
+        k = lst.head
+        while k != lst.tail:
+            if lst.waiting[k % VIA_BACKLOG_MAX].port != p:
+                lst.waiting[kept % VIA_BACKLOG_MAX] = lst.waiting[k % VIA_BACKLOG_MAX]
                 kept += 1
             k += 1
-        l.tail = kept
-        l = l.next
+        lst.tail = kept
+        lst = lst.next

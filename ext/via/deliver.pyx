@@ -1,6 +1,5 @@
 """A message meets the descriptor that was posted for it: see deliver.pxd."""
 
-from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -14,8 +13,8 @@ from ustack._core.via.types cimport (
 )
 from ustack._core.via.vi cimport vi_abort, vi_break
 from ustack._core.wire.via cimport (
-    CONTROL_OP, OP_SENDRECV, SEGMENTS_MAX, STATUS_FORMAT, STATUS_IMMEDIATE, STATUS_LENGTH, STATUS_REMOTE_DESC,
-    STATUS_TRANSPORT, desc,
+    CONTROL_OP, OP_SENDRECV, STATUS_FORMAT, STATUS_IMMEDIATE, STATUS_LENGTH, STATUS_REMOTE_DESC, STATUS_TRANSPORT,
+    desc,
 )
 
 

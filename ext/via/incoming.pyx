@@ -1,6 +1,6 @@
 """The shared-memory provider, the way in: see incoming.pxd."""
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ustack._core.base.types cimport fence_full
@@ -53,18 +53,20 @@ cdef bint collect(shared_port *p, const entry *e, arrived *a) noexcept nogil:
 
 
 cdef bint locate(shared_port *p, const arrived *a, via_span *spans, uint64_t *total) noexcept nogil:
-    """Where the segments lie in this process. False: one of them names what was not lent; port.missing, if that may come."""
-    cdef const shared_lent *l
+    """Where the segments lie in this process. False: one of them names what was not lent; port.missing, if that may
+    come.
+    """
+    cdef const shared_lent *lent
     cdef int k
     total[0] = 0
     for k in range(a.n):
-        l = &p.lent[a.s[k].handle & (VIA_MEMORY_MAX - 1)]
-        if a.s[k].handle == 0 or l.handle != a.s[k].handle:
+        lent = &p.lent[a.s[k].handle & (VIA_MEMORY_MAX - 1)]
+        if a.s[k].handle == 0 or lent.handle != a.s[k].handle:
             p.missing = a.s[k].handle
             return False
-        if a.s[k].offset > l.length or a.s[k].length > l.length - a.s[k].offset:
+        if a.s[k].offset > lent.length or a.s[k].length > lent.length - a.s[k].offset:
             return False
-        spans[k].base = l.file.base + l.offset + a.s[k].offset
+        spans[k].base = lent.file.base + lent.offset + a.s[k].offset
         spans[k].length = a.s[k].length
         total[0] += a.s[k].length
     return True
@@ -112,7 +114,6 @@ cdef int take_message(shared_port *p, const entry *e) noexcept nogil:
     cdef via_message m
     cdef uint64_t total
     cdef bint known, heard
-    cdef uint32_t wanted = p.missing
     cdef via_vi *vi = vi_find(p.port.nic, e.to)
     if not collect(p, e, &a):
         return HOSTILE
@@ -124,9 +125,8 @@ cdef int take_message(shared_port *p, const entry *e) noexcept nogil:
         p.port.nic.counts[<int>VC_STALE] += 1
         return entry_slots(a.n)
     known = locate(p, &a, spans, &total)
-    if not known and p.missing and p.missing != wanted:
+    if not known and p.missing and p.missing != p.asked:
         return PORT_WANTS_MEMORY
-    p.missing = 0
     if not known or total != e.length or total > vi.max_transfer:
         heard = refuse_range(p, vi)
     else:

@@ -1,6 +1,7 @@
 """Lanes: how two processes hand entries to each other, with no word that both of them write.
 
-Each side has a memory file of its own; the other maps it read-only, and the seals of the file see to that. So whatever a
+Each side has a memory file of its own; the other maps it read-only, and the seals of the file see to that. So
+whatever a
 process has written stays as it is, however hostile the other one.
 
        offset 0      magic, version, slots
@@ -8,9 +9,12 @@ process has written stays as it is, however hostile the other one.
        offset 256    done: position up to which this side has finished with the entries of the other's lane
        offset 4096   slots of 64 bytes, one cache line each: this side's lane
 
-A slot is there when its stamp is its position + 1. So whoever polls has the whole entry with the one cache line that it
-polls; there is no index to be fetched before it. A send is finished when the other side's ``done``, or the same number in
-an entry that comes back, has passed it: no entry has to say so. What went wrong is said by an entry of its own, before
+A slot is there when its stamp is its position + 1. So whoever polls has the whole entry with the one cache line that
+it
+polls; there is no index to be fetched before it. A send is finished when the other side's ``done``, or the same
+number in
+an entry that comes back, has passed it: no entry has to say so. What went wrong is said by an entry of its own,
+before
 ``done`` passes.
 """
 

@@ -16,7 +16,8 @@ cdef int ptag_destroy(via_nic *nic, uint32_t id) noexcept nogil
 # One user more, or less. VIP_SUCCESS, VIP_INVALID_PTAG.
 cdef int ptag_use(via_nic *nic, uint32_t id, int change) noexcept nogil
 
-# Enter memory that is pinned. `shared`: it lies at `offset` in a memory file that can be passed on. The handle in *handle.
+# Enter memory that is pinned. `shared`: it lies at `offset` in a memory file that can be passed on. The handle in
+# *handle.
 # VIP_SUCCESS, VIP_INVALID_PARAMETER, VIP_INVALID_PTAG, VIP_ERROR_RESOURCE.
 cdef int memory_register(via_nic *nic, uint8_t *base, size_t length, uint32_t ptag, bint shared, uint64_t offset,
                          uint32_t *handle) noexcept nogil

@@ -2,7 +2,6 @@
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memset
 
 from ustack._core.via.types cimport (
     VIA_MEMORY_MAX, VIA_PTAG_MAX, VIP_ERROR_RESOURCE, VIP_INVALID_PARAMETER, VIP_INVALID_PTAG, VIP_SUCCESS,

@@ -1,4 +1,6 @@
-"""A NIC: the table of everything that belongs together, and what it counts. Made and freed here; it starts nothing."""
+"""A NIC: the table of everything that belongs together, and what it counts. Made and freed here; it starts
+nothing.
+"""
 
 from libc.stdint cimport uint32_t
 

@@ -7,7 +7,7 @@ from ustack._core.via.loopback cimport loopback_init
 from ustack._core.via.queue cimport queue_free
 from ustack._core.via.types cimport (
     VC_EVENT_LIMIT, VIA_CODE_COUNT, VIA_COUNT, VIA_EVENT_COUNT, VIA_EVENT_MAX, VIA_PORT_MAX, VIA_VI_MAX,
-    VIP_ERROR_RESOURCE, VIP_SUCCESS, via_event, via_listener, via_nic, via_port, via_vi,
+    VIP_ERROR_RESOURCE, VIP_SUCCESS, via_event, via_listener, via_nic, via_port,
 )
 
 cdef extern from *:
@@ -42,7 +42,7 @@ cdef via_nic *nic_create() noexcept nogil:
 
 
 cdef void nic_free(via_nic *nic) noexcept nogil:
-    cdef via_listener *l
+    cdef via_listener *lst
     cdef uint32_t k
     for k in range(VIA_VI_MAX):
         if nic.vis[k] != NULL:
@@ -50,9 +50,9 @@ cdef void nic_free(via_nic *nic) noexcept nogil:
             queue_free(&nic.vis[k].recv)
             free(nic.vis[k])
     while nic.listeners != NULL:
-        l = nic.listeners
-        nic.listeners = l.next
-        free(l)
+        lst = nic.listeners
+        nic.listeners = lst.next
+        free(lst)
     free(nic)
 
 

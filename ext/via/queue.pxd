@@ -4,7 +4,8 @@
         | done, not     | begun with,   | waits for     |
         | given back    | or done early | its turn      |
 
-Of a send queue, slots from ``ready`` to ``next`` are on their way to the other end; of a receive queue ``ready`` and ``next``
+Of a send queue, slots from ``ready`` to ``next`` are on their way to the other end; of a receive queue ``ready`` and
+``next``
 differ only where a later descriptor failed before its turn came.
 """
 
@@ -20,7 +21,8 @@ cdef void queue_free(via_queue *q) noexcept nogil
 # Take a descriptor in. VIP_SUCCESS with its position in *position, VIP_ERROR_RESOURCE (full), VIP_INVALID_PARAMETER
 # (misaligned, or not in registered memory of the VI's tag; also an asynchronous error).
 cdef int queue_post(via_queue *q, uint8_t *at, uint32_t handle, uint32_t *position) noexcept nogil
-# The descriptor is done: its status goes into it (if its memory is still registered), and to the completion queue in order.
+# The descriptor is done: its status goes into it (if its memory is still registered), and to the completion queue in
+# order.
 cdef void queue_complete(via_queue *q, uint32_t position, uint32_t status, uint32_t length,
                          uint32_t immediate) noexcept nogil
 # Give back the oldest. VIP_SUCCESS with a copy of its slot, VIP_NOT_DONE, VIP_DESCRIPTOR_ERROR (nothing is posted).

@@ -9,8 +9,8 @@ from ustack._core.via.cq cimport cq_push
 from ustack._core.via.memory cimport memory_find, memory_holds
 from ustack._core.via.nic cimport nic_event
 from ustack._core.via.types cimport (
-    VC_BAD_DESC, VC_FLUSHED, VE_POST_DESC, VIA_DEPTH_MAX, VIP_DESCRIPTOR_ERROR, VIP_ERROR_RESOURCE,
-    VIP_INVALID_PARAMETER, VIP_NOT_DONE, VIP_SUCCESS, via_memory, via_nic, via_queue, via_slot, via_vi,
+    VC_BAD_DESC, VC_FLUSHED, VE_POST_DESC, VIP_DESCRIPTOR_ERROR, VIP_ERROR_RESOURCE, VIP_INVALID_PARAMETER,
+    VIP_NOT_DONE, VIP_SUCCESS, via_memory, via_nic, via_queue, via_slot, via_vi,
 )
 from ustack._core.wire.via cimport (
     DESC_ALIGN, DESC_CONTROL, STATUS_DONE, STATUS_FLUSHED, STATUS_OP_RECEIVE, STATUS_OP_SEND, STATUS_PROTECTION, desc,

@@ -1,11 +1,15 @@
 """The shared-memory provider: VIs of two processes. This file has the port and the way out; incoming.pxd the way in.
 
-A send puts an entry into our lane: which VI, and where the message lies, as (handle, offset, length) in memory files that the
-other process has been shown and maps read-only. The *receiving* side moves the bytes, once, from there into the memory
-that its own posted descriptor names. So nobody ever writes into memory of another process; a receive buffer can be any
+A send puts an entry into our lane: which VI, and where the message lies, as (handle, offset, length) in memory files
+that the
+other process has been shown and maps read-only. The *receiving* side moves the bytes, once, from there into the
+memory
+that its own posted descriptor names. So nobody ever writes into memory of another process; a receive buffer can be
+any
 registered memory, a send buffer must lie in a memory file. A process that is killed has nothing half written here.
 
-The descriptors of memory files, and the end of the other process, come through a UNIX socket that the owner of the port
+The descriptors of memory files, and the end of the other process, come through a UNIX socket that the owner of the
+port
 looks after: when a handle is unknown, before it sleeps, and now and then.
 """
 
@@ -38,6 +42,7 @@ cdef struct shared_port:
     uint32_t out_done           # entries of ours that are finished
     uint32_t in_at              # position of the next entry of theirs
     uint32_t missing            # a handle that an entry names and that we have not been shown
+    uint32_t asked              # such a handle, after the control socket was looked at: it will not come any more
     shared_flight flights[LANE_SLOTS]
     shared_lent lent[VIA_MEMORY_MAX]
     uint32_t shown[VIA_MEMORY_MAX]      # handles of ours that the other side has been shown
@@ -68,7 +73,9 @@ cdef inline bint shared_has_work(shared_port *p) noexcept nogil:
 
 
 cdef inline void shared_sleeps(shared_port *p, int how) noexcept nogil:
-    """Say what we want to be woken for: SLEEPS, SLEEPS_FOR_SENDS; 0: awake. Look for work once more before sleeping."""
+    """Say what we want to be woken for: SLEEPS, SLEEPS_FOR_SENDS; 0: awake. Look for work once more before
+    sleeping.
+    """
     if not p.port.dead:
         atomic_store32(<int32_t *>(p.mine.base + LANE_SLEEPING), how)
         fence_full()

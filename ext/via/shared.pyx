@@ -1,7 +1,5 @@
 """The shared-memory provider, its port and the way out: see shared.pxd."""
 
-from libc.errno cimport EPROTO
-from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -96,27 +94,28 @@ cdef void shared_shown(shared_port *p) noexcept nogil:
 
 
 cdef bint shared_lend(shared_port *p, uint32_t handle, region *file, uint64_t offset, uint64_t length) noexcept nogil:
-    cdef shared_lent *l = &p.lent[handle & (VIA_MEMORY_MAX - 1)]
+    cdef shared_lent *lent = &p.lent[handle & (VIA_MEMORY_MAX - 1)]
     if handle == 0 or offset > file.length or length > file.length - offset:
         return False
-    if l.handle:
-        shared_unlend(p, l.handle)
-    l.handle = handle
-    l.file = file
-    l.offset = offset
-    l.length = length
+    if lent.handle:
+        shared_unlend(p, lent.handle)
+    lent.handle = handle
+    lent.file = file
+    lent.offset = offset
+    lent.length = length
     return True
 
 
 cdef void shared_unlend(shared_port *p, uint32_t handle) noexcept nogil:
-    cdef shared_lent *l = &p.lent[handle & (VIA_MEMORY_MAX - 1)]
-    if handle and l.handle == handle:
-        region_unref(l.file)
-        l.handle = 0
-        l.file = NULL
+    cdef shared_lent *lent = &p.lent[handle & (VIA_MEMORY_MAX - 1)]
+    if handle and lent.handle == handle:
+        region_unref(lent.file)
+        lent.handle = 0
+        lent.file = NULL
 
 
-# --- our lane ---------------------------------------------------------------------------------------------------------
+# --- our lane
+# ---------------------------------------------------------------------------------------------------------
 
 cdef inline uint32_t room(const shared_port *p) noexcept nogil:
     return LANE_SLOTS - (p.out_at - p.out_done)

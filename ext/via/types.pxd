@@ -6,7 +6,8 @@
         |------ listeners   who waits for connections, by discriminator
         +------ ports       ways to other VIs (providers): loopback, shared memory; each with its operations
 
-Everything here is guarded by the lock of the NIC, which the callers of this room hold. Words that are looked at without it
+Everything here is guarded by the lock of the NIC, which the callers of this room hold. Words that are looked at
+without it
 are said to be so. Nothing here makes a system call, reads a clock or knows Python.
 """
 
@@ -159,18 +160,21 @@ cdef struct via_control:            # what ends of a connection tell each other 
 
 # What a provider can do. All are called with the NIC's lock held.
 cdef struct via_ops:
-    # Begin with the descriptors of vi.send from `next` on, as far as there is room. VIP_SUCCESS; or, with the last one taken
+    # Begin with the descriptors of vi.send from `next` on, as far as there is room. VIP_SUCCESS; or, with the last
+    # one taken
     # out again, VIP_ERROR_NOT_SUPPORTED: its memory cannot be shown to the other process.
     int (*send)(via_vi *vi) noexcept nogil
     # Tell the other end. VIP_SUCCESS, VIP_NOT_REACHABLE.
     int (*control)(via_port *p, const via_control *c) noexcept nogil
     # Take what has come, at most `budget` entries: how many, or PORT_WANTS_MEMORY, or -1 if the port died of it.
     int (*poll)(via_port *p, int budget) noexcept nogil
-    # Take back what a VI has in flight, or what of it is done already: nobody takes its memory for a message afterwards.
+    # Take back what a VI has in flight, or what of it is done already: nobody takes its memory for a message
+    # afterwards.
     void (*cancel)(via_vi *vi, bint everything) noexcept nogil
 
 cdef enum:
-    PORT_WANTS_MEMORY = -2          # an entry names memory that we have not been shown yet: look at the control socket
+    # an entry names memory that we have not been shown yet: look at the control socket
+    PORT_WANTS_MEMORY = -2
 
 cdef struct via_port:
     via_port *next
@@ -178,7 +182,8 @@ cdef struct via_port:
     const via_ops *ops
     bint dead
     bint owes_kick                  # the other process sleeps, and has to be woken
-    bint wants_export               # a descriptor in vi.send names memory that must be shown to the other process first
+    # a descriptor in vi.send names memory that must be shown to the other process first
+    bint wants_export
     uint32_t export_handle          # which
     bint stalled                    # some vi.send waits for room, or for that
     void *state                     # the provider's

@@ -15,10 +15,11 @@ from libc.stdint cimport uint32_t, uint8_t
 
 from ustack._core.via.types cimport VIA_VI_MAX, via_cq, via_nic, via_port, via_vi
 
-# A new VI, IDLE. VIP_SUCCESS, VIP_INVALID_RELIABILITY_LEVEL, VIP_INVALID_MTU, VIP_INVALID_PTAG, VIP_INVALID_PARAMETER (depth),
+# A new VI, IDLE. VIP_SUCCESS, VIP_INVALID_RELIABILITY_LEVEL, VIP_INVALID_MTU, VIP_INVALID_PTAG,
+# VIP_INVALID_PARAMETER (depth),
 # VIP_ERROR_RESOURCE.
-cdef int vi_create(via_nic *nic, uint32_t ptag, uint8_t reliability, uint32_t max_transfer, uint32_t qos, uint32_t depth,
-                   via_cq *send_cq, via_cq *recv_cq, via_vi **out) noexcept nogil
+cdef int vi_create(via_nic *nic, uint32_t ptag, uint8_t reliability, uint32_t max_transfer, uint32_t qos,
+                   uint32_t depth, via_cq *send_cq, via_cq *recv_cq, via_vi **out) noexcept nogil
 # VIP_SUCCESS, VIP_INVALID_STATE (not IDLE), VIP_ERROR_RESOURCE (descriptors that were not given back).
 cdef int vi_destroy(via_vi *vi) noexcept nogil
 # Post, as queue_post; also VIP_INVALID_STATE. In ERROR a descriptor is given back at once, flushed.

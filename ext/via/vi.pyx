@@ -1,6 +1,5 @@
 """VIs: see vi.pxd."""
 
-from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -11,10 +10,10 @@ from ustack._core.via.memory cimport memory_deregister, memory_find, ptag_use
 from ustack._core.via.nic cimport nic_event
 from ustack._core.via.queue cimport queue_complete, queue_flush, queue_forget, queue_free, queue_init, queue_post
 from ustack._core.via.types cimport (
-    RELIABLE_DELIVERY, RELIABLE_RECEPTION, UNRELIABLE, VC_BAD_DESC, VC_CONN_LOST, VE_COMP_PROT, VE_CONN_LOST, VI_CONNECTED,
-    VI_CONNECT_PENDING, VI_ERROR, VI_IDLE, VIA_DEPTH_MAX, VIA_TRANSFER_MAX, VIA_VI_MAX, VIP_ERROR_RESOURCE,
-    VIP_INVALID_MTU, VIP_INVALID_PARAMETER, VIP_INVALID_PTAG, VIP_INVALID_RELIABILITY_LEVEL, VIP_INVALID_STATE,
-    VIP_NOT_DONE, VIP_NOT_REACHABLE, VIP_SUCCESS, via_control, via_cq, via_nic, via_port, via_vi,
+    RELIABLE_DELIVERY, RELIABLE_RECEPTION, UNRELIABLE, VC_BAD_DESC, VC_CONN_LOST, VE_COMP_PROT, VE_CONN_LOST,
+    VI_CONNECTED, VI_CONNECT_PENDING, VI_ERROR, VI_IDLE, VIA_DEPTH_MAX, VIA_TRANSFER_MAX, VIA_VI_MAX,
+    VIP_ERROR_RESOURCE, VIP_INVALID_MTU, VIP_INVALID_PARAMETER, VIP_INVALID_PTAG, VIP_INVALID_RELIABILITY_LEVEL,
+    VIP_INVALID_STATE, VIP_NOT_REACHABLE, VIP_SUCCESS, via_control, via_cq, via_nic, via_port, via_vi,
 )
 from ustack._core.wire.via cimport ENTRY_DISCONNECT, STATUS_FLUSHED
 
@@ -40,8 +39,8 @@ cdef void enter(via_nic *nic, via_vi *vi) noexcept nogil:
     nic.nvis += 1
 
 
-cdef int vi_create(via_nic *nic, uint32_t ptag, uint8_t reliability, uint32_t max_transfer, uint32_t qos, uint32_t depth,
-                   via_cq *send_cq, via_cq *recv_cq, via_vi **out) noexcept nogil:
+cdef int vi_create(via_nic *nic, uint32_t ptag, uint8_t reliability, uint32_t max_transfer, uint32_t qos,
+                   uint32_t depth, via_cq *send_cq, via_cq *recv_cq, via_vi **out) noexcept nogil:
     cdef via_vi *vi
     cdef int r = vi_check(nic, reliability, max_transfer, depth)
     if r != VIP_SUCCESS:

@@ -1,7 +1,8 @@
 """The formats of the message layer: descriptors as VIPL 1.0 lays them out, and entries of lanes between processes.
 
 Both lie in memory of one machine, in its byte order. A descriptor belongs to the process that posts it and holds
-addresses; an entry crosses to another process and holds none: (handle, offset, length). Whoever reads either copies it
+addresses; an entry crosses to another process and holds none: (handle, offset, length). Whoever reads either copies
+it
 first, then looks.
 
        descriptor (64-byte aligned)                        entry (one cache line)

@@ -36,6 +36,7 @@ ABOUT = {
     "pipe.bulk.offloads": "the same with super-segments: struct virtio_net_hdr in front, on both sides",
     "pipe.pps": "64 byte writes, each a packet, carried between two layer-3 pipes by the thread that writes and reads",
     "pipe.pps.16000": "the same with an MTU of 16,000",
+    "via.rtt.shm": "8 byte messages between two processes over shared memory, both looking: half a round trip",
     "checksum.fused_over_memcpy": "copy with checksum in one pass against memcpy, 4 KB",
     "checksum.fused_over_memcpy.64k": "the same, 64 KB",
     "checksum.fused_over_memcpy.64m": "the same, 64 MB",

@@ -160,6 +160,26 @@ class Checksum:
         return full_name(self.name, self.wait, self.placement, self.api)
 
 
+@dataclass(frozen=True)
+class Messages:
+    """A row of the message layer: half a round trip of small messages; both processes look all the time."""
+
+    name: str
+    api: str
+    size: int = 8
+    target: float = 0.5  # of a UNIX socket's, polled as well
+    aim: float = 0.2
+    limit: float = 0.3  # microseconds
+    default: bool = True
+    wait: str = "spin"
+    placement: str = "cross"
+
+    @property
+    def full_name(self) -> str:
+        """The name with wait, placement and api."""
+        return full_name(self.name, self.wait, self.placement, self.api)
+
+
 LARGE = {"size": 1400, "window": 64}
 LARGE_SUPER = {"size": 1400, "segments": 46}
 BLOCK = (("block", "same"), ("block", "cross"))
@@ -207,7 +227,7 @@ TEN = {"baseline_wire": "crowd", "baseline_params": {"connections": 10}, "limit_
 WAITING = {"blocked": {"accepting": 1}}
 SUMS = {"limit": payload, "limit_name": "payload that arrived"}
 
-CASES: list[Case | Checksum] = [
+CASES: list[Case | Checksum | Messages] = [
     *_bulk("tcp.bulk.tap.to_linux", BULK_OUT, "tap", 1.0, 1.5),
     *_bulk("tcp.bulk.tap.from_linux", BULK_IN, "tap", 1.0, 1.5),
     *_bulk("tcp.bulk.ring.to_linux", BULK_OUT, "ring", 0.8, 1.2),
@@ -251,6 +271,8 @@ CASES: list[Case | Checksum] = [
     *_carried("pipe.bulk.offloads", CARRIED, 1500, params={"offloads": True}, default=False),
     *_carried("pipe.pps", CARRIED_SMALL, 1500),
     *_carried("pipe.pps.16000", CARRIED_SMALL, 16000, default=False),
+    Messages("via.rtt.shm", "c", target=0.5, aim=0.2, limit=0.3),
+    Messages("via.rtt.shm", "python", target=1.0, aim=0.3, limit=2.0),
     Checksum("checksum.fused_over_memcpy", 4 << 10),
     Checksum("checksum.fused_over_memcpy.64k", 64 << 10),
     Checksum("checksum.fused_over_memcpy.64m", 64 << 20),
@@ -294,7 +316,7 @@ CASES += [
 ]
 
 
-def choose(names: Sequence[str]) -> tuple[list[Case | Checksum], list[str]]:
+def choose(names: Sequence[str]) -> tuple[list[Case | Checksum | Messages], list[str]]:
     """The cases below the names given (without names: the default ones), and the names that fit nothing."""
     if not names:
         return [c for c in CASES if c.default], []

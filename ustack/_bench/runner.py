@@ -10,7 +10,7 @@ from typing import Any
 
 from ustack._bench import machine
 from ustack._bench.beds import Bed, Beds
-from ustack._bench.cases import Case, Checksum
+from ustack._bench.cases import Case, Checksum, Messages
 from ustack._bench.form import Row
 from ustack._bench.measurement import Measurement
 
@@ -106,14 +106,30 @@ class Runner:
             self._best[key] = Baseline(case.baseline_wire, congestion, placement)
         return self._best[key]
 
-    def run(self, case: Case | Checksum) -> Row:
+    def run(self, case: Case | Checksum | Messages) -> Row:
         """All rounds of a case."""
         if isinstance(case, Checksum):
             return run_checksum(case, self.rounds)
+        if isinstance(case, Messages):
+            return self.run_messages(case)
         self.cpus(case.placement)
         baseline = self.baseline(case)
         background = machine.background()
         return make_row(case, baseline, self.rounds_of(case, baseline, background), background)
+
+    def run_messages(self, case: Messages) -> Row:
+        """Half a round trip between two processes, over shared memory and over a UNIX socket."""
+        from ustack._bench.via import measure
+
+        pairs, stats = measure(case, self.rounds, *self.cpus(case.placement))
+        per_message = stats.get("via.kicks", 0) / max(stats["via.sent"], 1)
+        return Row(
+            case.name, case.api, case.wait, case.placement, "us", "lower", "UNIX stream socket, polled", pairs,
+            case.target, case.aim, notes={
+                "what": "half a round trip", "bytes": case.size, "limit_us": case.limit,
+                "kicks_per_message": per_message,
+            },
+        )  # fmt: skip
 
     def rounds_of(
         self, case: Case, baseline: Baseline, background: float

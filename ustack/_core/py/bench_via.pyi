@@ -1,0 +1,9 @@
+from array import array
+
+from ustack._core.py.via import Buffer, Vi
+
+def ping_pong(vi: Vi, out: Buffer, into: list[Buffer], turns: int, each: int, serve: bool) -> array[int]: ...
+def relay(
+    a: Vi, b: Vi, out: Buffer, ring: list[Buffer], own: bytearray | None, size: int, count: int
+) -> float: ...
+def socket_ping_pong(fd: int, size: int, turns: int, each: int, serve: bool) -> array[int]: ...
