@@ -11,9 +11,10 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from ustack._core.base.ledger cimport LR_RX_COPY, ledger_book
 from ustack._core.base.types cimport atomic_swap32, cpu_relax
 from ustack._core.py.via cimport Buffer, Vi
-from ustack._core.py.via_nic cimport Nic, has_work, progress, release
+from ustack._core.py.via_nic cimport Nic, has_entries, has_work, progress, release
 from ustack._core.via.queue cimport queue_has_done, queue_take
 from ustack._core.via.types cimport VIP_SUCCESS, via_slot
 from ustack._core.via.vi cimport vi_post_recv, vi_post_send
@@ -75,7 +76,7 @@ cdef int reap(Vi vi, bint is_recv) noexcept nogil:
     cdef via_slot slot
     cdef int r
     while not queue_has_done(&vi.v.recv if is_recv else &vi.v.send):
-        if has_work(vi.nic):
+        if has_entries(vi.nic) if is_recv else has_work(vi.nic):
             progress(vi.nic)
         else:
             cpu_relax()
@@ -145,6 +146,7 @@ cdef int relay_all(Vi a, Vi b, spot *ring, Py_ssize_t n, spot out, uint8_t *own,
             return LOST
         if own != NULL:
             memcpy(own, ring[k % n].data, size)
+            ledger_book(&b.nic.n.book, LR_RX_COPY, size)
     return 0
 
 

@@ -84,6 +84,8 @@ cdef void release(Nic nic) noexcept nogil
 cdef void progress(Nic nic) noexcept nogil
 # Whether progress would find something.
 cdef bint has_work(Nic nic) noexcept nogil
+# The same for who waits to receive.
+cdef bint has_entries(Nic nic) noexcept nogil
 # With the GIL, not holding it: what needs Python. Show memory, look at memory that others show, notice who has died.
 cdef int attend(Nic nic) except -1
 # One look at what has come in, as the non-blocking calls do it.

@@ -33,7 +33,8 @@ from ustack._core.via.nic cimport (
 )
 from ustack._core.via.queue cimport queue_has_done
 from ustack._core.via.shared cimport (
-    shared_close, shared_create, shared_free, shared_has_work, shared_lend, shared_port, shared_segment, shared_shown,
+    shared_close, shared_create, shared_free, shared_has_entry,
+    shared_has_work, shared_lend, shared_port, shared_segment, shared_shown,
     shared_sleeps, shared_unlend,
 )
 from ustack._core.via.types cimport (
@@ -152,6 +153,15 @@ cdef bint has_work(Nic nic) noexcept nogil:
     return False
 
 
+cdef bint has_entries(Nic nic) noexcept nogil:
+    cdef via_port *p = nic.n.ports
+    while p != NULL:
+        if shared_has_entry(<shared_port *>p.state):
+            return True
+        p = p.next
+    return False
+
+
 cdef bint wants_attention(Nic nic) noexcept nogil:
     """Whether something needs Python: memory to be shown, or to be looked at."""
     cdef via_port *p = nic.n.ports
@@ -218,10 +228,11 @@ cdef bint holds(condition *c) noexcept nogil:
 cdef bint spin(Nic nic, condition *what, ns_t until) noexcept nogil:
     """Look until then; True if the condition holds."""
     cdef int k = 0
+    cdef bint receives = what.queue != NULL and what.queue.is_recv
     while True:
         if holds(what):
             return True
-        if has_work(nic):
+        if has_entries(nic) if receives else has_work(nic):
             progress(nic)
             if nic.wants_control:
                 return False

@@ -72,6 +72,12 @@ cdef inline bint shared_has_work(shared_port *p) noexcept nogil:
     return not p.port.dead and (lane_there(p.theirs.base, p.in_at) or lane_done(p.theirs.base) != p.out_done)
 
 
+cdef inline bint shared_has_entry(shared_port *p) noexcept nogil:
+    """The same for who waits to receive: what is only finished can wait, and mostly comes with the next entry."""
+    return not p.port.dead and (lane_there(p.theirs.base, p.in_at)
+                                or (p.port.stalled and lane_done(p.theirs.base) != p.out_done))
+
+
 cdef inline void shared_sleeps(shared_port *p, int how) noexcept nogil:
     """Say what we want to be woken for: SLEEPS, SLEEPS_FOR_SENDS; 0: awake. Look for work once more before
     sleeping.
