@@ -385,6 +385,8 @@ cdef class Vi:
         cdef via_vi *v = self.mine()
         cdef uint32_t position = 0
         cdef int r
+        cdef bint to_be_shown
+        cdef uint32_t depth
         cdef list held = self.receiving if is_recv else self.sending
         if d.busy:
             fail(VIP_INVALID_STATE, "the descriptor is posted already")
@@ -402,15 +404,17 @@ cdef class Vi:
             d.busy = True
             d.result.status = 0
             held[position & v.send.mask] = d
+        to_be_shown = v.port != NULL and v.port.wants_export
+        depth = v.send.mask + 1
         release(self.nic)
         if r == VIP_SUCCESS:
-            if v.port != NULL and v.port.wants_export:
+            if to_be_shown:
                 attend(self.nic)
             return 0
         if r == VIP_INVALID_STATE:
             fail(r, "the VI is not connected")
         if r == VIP_ERROR_RESOURCE:
-            fail(r, f"{v.send.mask + 1} descriptors are posted: take some back first")
+            fail(r, f"{depth} descriptors are posted: take some back first")
         if r == VIP_ERROR_NOT_SUPPORTED:
             fail(r,
                  "this memory is in no memory file, which the other process could see: Nic.allocate, or a Region")
@@ -463,7 +467,7 @@ cdef class Vi:
         cdef via_vi *v = self.mine()
         if not queue_has_done(&v.recv if is_recv else &v.send):
             look(self.nic)
-            alive(self.nic)
+            self.mine()         # another thread may have destroyed it meanwhile
         return self.take(is_recv)
 
     cdef Descriptor take_or_wait(self, bint is_recv, object timeout):
@@ -608,6 +612,7 @@ cdef class Listener:
 
     cdef readonly Nic nic
     cdef via_listener *place
+    cdef int waiting            # threads
 
     def __init__(self, nic: Nic, discriminator: bytes) -> None:
         cdef const uint8_t[::1] name = discriminator
@@ -638,19 +643,28 @@ cdef class Listener:
             fail(VIP_INVALID_STATE, "the listener is closed")
         memset(&what, 0, sizeof(what))
         what.listener = self.place
-        look(self.nic)
-        while True:
-            q = Request.__new__(Request)
-            hold(self.nic)
-            there = connect_take(self.place, &q.r)
-            release(self.nic)
-            if there:
-                q.nic = self.nic
-                return q
-            check(wait(self.nic, &what, timeout))
+        self.waiting += 1
+        try:
+            look(self.nic)
+            while True:
+                q = Request.__new__(Request)
+                hold(self.nic)
+                there = connect_take(self.place, &q.r)
+                release(self.nic)
+                if there:
+                    q.nic = self.nic
+                    return q
+                check(wait(self.nic, &what, timeout))
+        finally:
+            self.waiting -= 1
 
     def close(self) -> None:
-        """Wait no longer: requests that have come are refused. May be called twice."""
+        """Wait no longer: requests that have come are refused. May be called twice.
+
+        VIP_ERROR_RESOURCE while a thread waits.
+        """
+        if self.waiting:
+            fail(VIP_ERROR_RESOURCE, "a thread waits for requests")
         if self.place != NULL and self.nic.n != NULL:
             hold(self.nic)
             listener_destroy(self.place)

@@ -30,6 +30,7 @@ cdef class Nic:
     cdef int32_t inside         # threads that wait without the GIL: what they look at is not freed
     cdef bint wants_control     # an entry names memory that we have not been shown
     cdef uint32_t idle          # fruitless looks since the control sockets were looked at
+    cdef int graves             # ports that are over and not freed yet
     cdef list ports             # Port handles, of processes that are attached
     cdef dict memories          # handle -> Memory
     cdef dict handles           # index of a VI -> Vi

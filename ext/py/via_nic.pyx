@@ -190,6 +190,21 @@ cdef int attend(Nic nic) except -1:
 
 
 cdef int look(Nic nic) except -1:
+    nic.inside += 1             # nobody closes it meanwhile
+    try:
+        return look_inside(nic)
+    finally:
+        leave(nic)
+
+
+cdef int leave(Nic nic) except -1:
+    nic.inside -= 1
+    if nic.graves and nic.inside == 0:
+        bury(nic)
+    return 0
+
+
+cdef int look_inside(Nic nic) except -1:
     if has_work(nic):
         with nogil:
             progress(nic)
@@ -206,6 +221,7 @@ cdef int look(Nic nic) except -1:
 
 cdef int bury(Nic nic) except -1:
     """Free ports that are over. Nobody is looking at them without the GIL."""
+    nic.graves = 0
     for port in [p for p in nic.ports if (<Port>p).over]:
         nic.ports.remove(port)
         (<Port>port).dismantle()
@@ -355,9 +371,9 @@ cdef int wait(Nic nic, condition *what, object timeout) except -1:
     try:
         return wait_inside(nic, what, me, deadline)
     finally:
-        nic.inside -= 1
         me.next = nic.spare
         nic.spare = me
+        leave(nic)
 
 
 # --- NICs
@@ -819,6 +835,7 @@ cdef class Port:
         if self.over:
             return
         self.over = True
+        self.nic.graves += 1
         hold(self.nic)
         shared_close(self.p)
         release(self.nic)
