@@ -88,7 +88,8 @@ class Reply:
 
     def __init__(self, packet: bytes) -> None:
         tcp = packet[20 if packet[0] >> 4 == 4 else 40:]
-        self.sport, self.dport, self.seq, self.ack, offset, self.flags, self.window = struct.unpack_from("!HHIIBBH", tcp)
+        self.sport, self.dport, self.seq, self.ack, offset, self.flags, self.window = struct.unpack_from(
+            "!HHIIBBH", tcp)
         self.data = tcp[(offset >> 4) * 4:]
 
 
