@@ -22,7 +22,7 @@ of the ring, such as a write to an eventfd that both have.
            sleep on the eventfd                        signal the eventfd
        ring_disarm(r)
 
-Producers that wait for room do the same with the roles exchanged. No pointer is in the shared memory, so the two may map
+Producers that wait for room do the same, roles exchanged. No pointer is in the shared memory, so the two may map
 it at different addresses.
 
 Threads: one at a time for each side.
