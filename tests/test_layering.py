@@ -19,8 +19,9 @@ ALLOWED: dict[str, set[str]] = {
     "udp": {"base", "mem", "wire", "inet"},
     "tcp": {"base", "mem", "wire", "inet"},
     "via": {"base", "mem", "wire", "inet"},
-    "stack": {"base", "sys", "mem", "wire", "link", "inet", "udp", "tcp"},
-    "py": {"base", "sys", "mem", "wire", "link", "inet", "udp", "tcp", "stack", "via"},
+    "zerocopy": {"base", "sys", "mem", "wire", "tcp"},
+    "stack": {"base", "sys", "mem", "wire", "link", "inet", "udp", "tcp", "zerocopy"},
+    "py": {"base", "sys", "mem", "wire", "link", "inet", "udp", "tcp", "zerocopy", "stack", "via"},
 }
 CIMPORT = re.compile(
     r"^\s*(?:from\s+ustack\._core\.(\w+)\S*\s+c?import|c?import\s+ustack\._core\.(\w+))", re.M)

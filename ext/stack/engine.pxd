@@ -48,6 +48,7 @@ cdef struct engine:
     iface *loopback
     uint32_t generation         # of the set of links and of tx_blocked: a sleeper's list of fds is stale if it moved
     bint egress_pending         # something may wait for egress
+    int relays                  # splices between sockets that are open, or were a moment ago
     bint rx_more                # the last ingress ended at its budget
 
 # budget: bytes of storage (0: unbounded); seed: `words` random words. 0 or -errno.

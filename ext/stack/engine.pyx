@@ -22,6 +22,7 @@ from ustack._core.inet.offload cimport offload_coalesce, offload_flatten
 from ustack._core.link.link cimport link
 from ustack._core.mem.arena cimport arena, arena_create, arena_release, arena_reserve, arena_take
 from ustack._core.mem.mblk cimport dblk, dblk_unref, freelist, freemsg, mblk
+from ustack._core.stack.sockets cimport sock_relays
 from ustack._core.tcp.tcp cimport tcp_egress, tcp_free, tcp_init
 from ustack._core.udp.udp cimport udp_free, udp_init
 
@@ -392,6 +393,8 @@ cdef int engine_poll(engine *e, ns_t now, int budget) noexcept nogil:
         n = engine_ingress(e, now, BURST)
         if rounds == 0:
             n += engine_timers(e, now)
+        if e.relays:
+            sock_relays(e)
         n += engine_egress(e, now)
         moved += n
         if moved >= budget or not (e.rx_more or e.loopback.ntx):

@@ -14,6 +14,7 @@ from ustack._core.stack.engine cimport engine
 from ustack._core.tcp.tcp cimport tcb
 from ustack._core.udp.udp cimport udp_meta, udp_pcb
 from ustack._core.inet.ping cimport ping_pcb
+from ustack._core.zerocopy.relay cimport relay
 
 cdef enum:
     SOCK_TCP = 1
@@ -51,6 +52,8 @@ cdef struct sock:
     uint32_t chunk              # bytes that a send copies into one block: one super-segment; 0: not known yet
     uint32_t csum_stride        # > 0: sum while copying, one partial sum per so many bytes (the path has no TX_CSUM)
     uint32_t csum_phase         # so many bytes of a stride are queued already
+    relay *out                  # the splice that takes what this socket receives; NULL: none
+    relay *into                 # the splice that sends on it
 
 # A wake-up to be made once the lock is released: the words of parked threads, and whether a sleeper must be kicked.
 cdef enum:
@@ -78,5 +81,7 @@ cdef void waiter_link_to(waiter *w, waiter **head) noexcept nogil
 cdef void waiter_unlink(waiter *w) noexcept nogil
 # Signal one socket's waiters whose events hold (all of them if it is closed).
 cdef void sock_signal(sock *s, wakes *out) noexcept nogil
+# Move what the splices of those sockets have on which something happened.
+cdef void sock_relays(engine *e) noexcept nogil
 # Drain the engine's ready list into wake-ups.
 cdef void sock_collect(engine *e, wakes *out) noexcept nogil

@@ -1,5 +1,6 @@
 """Sockets and their waiters: see sockets.pxd."""
 
+from libc.errno cimport EBADF
 from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 
@@ -12,6 +13,7 @@ from ustack._core.stack.engine cimport engine
 from ustack._core.sys.futex cimport sys_futex_wake
 from ustack._core.tcp.tcp cimport tcb, tcp_abort, tcp_close, tcp_events, tcp_open, tcp_ready, tcp_use_ip6
 from ustack._core.udp.udp cimport udp_close, udp_events, udp_open
+from ustack._core.zerocopy.relay cimport relay_dissolve, relay_turn
 
 
 cdef sock *blank(engine *e, int kind) noexcept nogil:
@@ -90,6 +92,10 @@ cdef void sock_close(sock *s, bint abort) noexcept nogil:
     if s.closed:
         return
     s.closed = True
+    if s.out != NULL:
+        relay_dissolve(s.out, EBADF)
+    if s.into != NULL:
+        relay_dissolve(s.into, EBADF)
     if s.tcp != NULL:
         if abort:
             tcp_abort(s.tcp)
@@ -111,6 +117,8 @@ cdef void sock_free(sock *s) noexcept nogil:
 cdef uint32_t sock_events(sock *s) noexcept nogil:
     """EV_* that hold now; a closed socket is everything at once, so that nobody keeps waiting for it."""
     if s.tcp != NULL:
+        if s.out != NULL:               # what comes is not for the application
+            return tcp_events(s.tcp) & ~<uint32_t>EV_IN
         return tcp_events(s.tcp)
     if s.udp != NULL:
         return udp_events(s.udp)
@@ -176,10 +184,26 @@ cdef void sock_signal(sock *s, wakes *out) noexcept nogil:
         out.fired = s
 
 
+cdef void take_turns(sock *s) noexcept nogil:
+    if s.out != NULL:
+        relay_turn(s.out)
+    if s.into != NULL:
+        relay_turn(s.into)
+
+
+cdef void sock_relays(engine *e) noexcept nogil:
+    cdef ready *r = e.ctx.ready.head
+    while r != NULL:
+        if r.owner != NULL:
+            take_turns(<sock *>r.owner)
+        r = r.next
+
+
 cdef void sock_collect(engine *e, wakes *out) noexcept nogil:
     cdef ready *r = ready_take(&e.ctx.ready)
     while r != NULL:
         r.events = 0
         if r.owner != NULL:
+            take_turns(<sock *>r.owner)
             sock_signal(<sock *>r.owner, out)
         r = ready_take(&e.ctx.ready)

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from ustack._core.sys.io cimport iovec
+
 cdef enum:
     FILE_REGULAR = 1            # it has a size, and can be mapped
     FILE_BLOCK = 2
@@ -18,6 +20,10 @@ cdef struct file_facts:
 cdef int sys_file_facts(int fd, file_facts *f) noexcept nogil
 # EINTR is returned: a read may wait for a slow disk or a dead server.
 cdef ssize_t sys_pread(int fd, void *p, size_t n, int64_t offset) noexcept nogil
+# Of a pipe or socket: may wait. EINTR is returned.
+cdef ssize_t sys_read_some(int fd, void *p, size_t n) noexcept nogil
+# nowait: -EAGAIN instead of waiting (where the kernel knows of it: pipes, sockets). EINTR is returned.
+cdef ssize_t sys_write_some(int fd, const iovec *v, int n, bint nowait) noexcept nogil
 cdef int64_t sys_file_position(int fd) noexcept nogil
 cdef int64_t sys_file_seek(int fd, int64_t offset) noexcept nogil
 # Read the pages of a mapping in, and map them, so that touching them does not wait. -EFAULT: beyond the end of the

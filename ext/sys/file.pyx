@@ -1,7 +1,9 @@
 """System calls on files: see file.pxd. Thin wrappers, no policy."""
 
-from libc.errno cimport errno
+from libc.errno cimport ENOSYS, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint64_t
+
+from ustack._core.sys.io cimport iovec
 
 cdef extern from *:
     """
@@ -12,6 +14,7 @@ cdef extern from *:
     #include <stdint.h>
     #include <sys/mman.h>
     #include <sys/stat.h>
+    #include <sys/uio.h>
     #include <unistd.h>
     #ifndef MADV_POPULATE_READ
     #define MADV_POPULATE_READ 22
@@ -32,11 +35,14 @@ cdef extern from *:
     """
     int us_facts(int fd, uint64_t *device, uint64_t *inode, int64_t *size, int *kind) noexcept nogil
     ssize_t c_pread "pread"(int fd, void *p, size_t n, int64_t offset) noexcept nogil
+    ssize_t c_read "read"(int fd, void *p, size_t n) noexcept nogil
+    ssize_t c_writev "writev"(int fd, const iovec *v, int n) noexcept nogil
+    ssize_t c_pwritev2 "pwritev2"(int fd, const iovec *v, int n, int64_t offset, int flags) noexcept nogil
     int64_t c_lseek "lseek"(int fd, int64_t offset, int whence) noexcept nogil
     int c_madvise "madvise"(void *p, size_t n, int advice) noexcept nogil
     int c_fcntl "fcntl"(int fd, int cmd, int arg) noexcept nogil
     enum:
-        MADV_POPULATE_READ, SEEK_CUR, SEEK_SET, F_GETFL
+        MADV_POPULATE_READ, SEEK_CUR, SEEK_SET, F_GETFL, RWF_NOWAIT
 
 
 cdef int sys_file_facts(int fd, file_facts *f) noexcept nogil:
@@ -45,6 +51,21 @@ cdef int sys_file_facts(int fd, file_facts *f) noexcept nogil:
 
 cdef ssize_t sys_pread(int fd, void *p, size_t n, int64_t offset) noexcept nogil:
     cdef ssize_t r = c_pread(fd, p, n, offset)
+    return r if r >= 0 else -errno
+
+
+cdef ssize_t sys_read_some(int fd, void *p, size_t n) noexcept nogil:
+    cdef ssize_t r = c_read(fd, p, n)
+    return r if r >= 0 else -errno
+
+
+cdef ssize_t sys_write_some(int fd, const iovec *v, int n, bint nowait) noexcept nogil:
+    cdef ssize_t r = -1
+    if nowait:
+        r = c_pwritev2(fd, v, n, -1, RWF_NOWAIT)
+        if r >= 0 or (errno != EOPNOTSUPP and errno != ENOSYS):
+            return r if r >= 0 else -errno
+    r = c_writev(fd, v, n)
     return r if r >= 0 else -errno
 
 
