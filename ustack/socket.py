@@ -9,8 +9,12 @@ An address is (host, port), and of AF_INET6 (host, port, flowinfo, scope_id), of
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
+import os
 import socket as _std
+from collections.abc import Iterable
 from socket import (
     AF_INET,
     AF_INET6,
@@ -91,6 +95,7 @@ from socket import (
 from typing import IO, TYPE_CHECKING, Any
 
 from ustack._core.py.socket import Socket as _Socket
+from ustack._core.py.transfers import Transfer as _Transfer
 from ustack._family import family_of as _family_of
 
 if TYPE_CHECKING:
@@ -235,24 +240,133 @@ class socket(_Socket):
         """There is no descriptor to detach: raises OSError."""
         raise OSError("a socket of a stack in user space has no descriptor to detach")
 
-    def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
-        """Send a file from ``offset`` to its end, or ``count`` bytes; returns how many were sent (copying form)."""
-        if self.type != SOCK_STREAM:
-            raise ValueError("only SOCK_STREAM type sockets are supported")
-        if self.gettimeout() == 0:
-            raise ValueError("non-blocking sockets are not supported")
-        if offset:
-            file.seek(offset)
-        sent = 0
-        while count is None or sent < count:
-            block = file.read(65536 if count is None else min(65536, count - sent))
-            if not block:
+    def sendfile(
+        self, file: IO[bytes] | int, offset: int | None = 0, count: int | None = None, *,
+        headers: Iterable[Any] = (), trailers: Iterable[Any] = (), how: str = "auto",
+    ) -> int:
+        """Send a file from ``offset`` to its end, or ``count`` bytes; returns how many were sent, headers included.
+
+        file: a file opened in binary mode, or a descriptor: of a file, or of a pipe or socket with ``offset=None``.
+        offset: in bytes; None: from where the descriptor stands, which moves along. Of a file object the position is
+        behind what was sent afterwards, as with the standard socket. headers, trailers: buffers that go in front and
+        behind, contiguous on the wire.
+
+        how: "auto" sends the page cache in place (no CPU copy) where the link gathers and sums, and reads into the
+        stack's blocks elsewhere; "gather", "copy", "mmap" (mapped, copied), "read" (read into a buffer, copied) choose.
+        Short files end it early: the count says how much went. A non-blocking socket sends what there is room for, and
+        raises BlockingIOError if that is nothing. Errors have the attribute ``moved``, the bytes that went before.
+        Raises ValueError (arguments), OSError: EBADF, EINVAL, ESPIPE, EIO, and those of ``sendall``.
+        """
+        return _send_file(self, file, offset, count, headers, trailers, how)
+
+    def write(self, data: Any, *, checksum: str = "auto") -> int:
+        """Send all bytes with a chosen form of the checksum; returns how many. For comparing: ``sendall`` is "auto".
+
+        "fused": summed in the pass that copies. "naive": copied, then summed in a pass of its own. "outboard": not
+        summed here; the link does it, or, where it cannot, the stack when it sends. "auto": fused or outboard, as the
+        link needs it. See docs/techniques/checksum-during-copy.md.
+        """
+        return _Transfer(None, self, data=data, checksum=checksum, timeout_ns=_wait_ns(self)).run()
+
+
+def _wait_ns(sock: socket) -> int:
+    timeout = sock.gettimeout()
+    return -1 if timeout is None else int(timeout * 1e9)
+
+
+def _check_sendfile(sock: socket, file: IO[bytes] | int, offset: int | None, count: int | None) -> None:
+    if "b" not in getattr(file, "mode", "b"):
+        raise ValueError("file should be opened in binary mode")
+    if sock.type != SOCK_STREAM:
+        raise ValueError("only SOCK_STREAM type sockets are supported")
+    if count is not None and not isinstance(count, int):
+        raise TypeError(f"count must be a positive integer (got {count!r})")
+    if count is not None and count <= 0:
+        raise ValueError(f"count must be a positive integer (got {count!r})")
+    if offset is not None and offset < 0:
+        raise OSError(errno.EINVAL, "a negative offset")
+
+
+def _send_file(sock: socket, file: IO[bytes] | int, offset: int | None, count: int | None, headers: Iterable[Any],
+               trailers: Iterable[Any], how: str) -> int:
+    _check_sendfile(sock, file, offset, count)
+    front, tail = ([memoryview(b).cast("B") for b in some] for some in (headers, trailers))
+    sent = 0
+    try:
+        for piece in front:
+            sent += (n := _send_piece(sock, piece, True))
+            if n < piece.nbytes:
+                return sent
+        try:
+            number = file if isinstance(file, int) else file.fileno()
+        except (AttributeError, io.UnsupportedOperation):
+            body, whole = _send_read(sock, file, offset, count), True  # type: ignore[arg-type]
+        else:
+            body, whole = _send_number(sock, file, number, offset, count, bool(tail), how)
+        sent += body
+        for k, piece in enumerate(tail if whole else ()):
+            sent += (n := _send_piece(sock, piece, k + 1 < len(tail)))
+            if n < piece.nbytes:
                 break
-            self.sendall(block)
-            sent += len(block)
-        if hasattr(file, "seek"):
-            file.seek(offset + sent)
-        return sent
+    except BlockingIOError:
+        if not sent:
+            raise
+    except OSError as error:
+        error.moved = sent + getattr(error, "moved", 0)  # type: ignore[attr-defined]
+        raise
+    return sent
+
+
+def _send_piece(sock: socket, piece: memoryview, more: bool) -> int:
+    """All of a header or trailer; of a non-blocking socket what there is room for."""
+    flags = MSG_MORE if more else 0
+    if sock.gettimeout() == 0:
+        return sock.send(piece, flags) if piece.nbytes else 0
+    sock.sendall(piece, flags)
+    return piece.nbytes
+
+
+def _send_number(sock: socket, file: IO[bytes] | int, number: int, offset: int | None, count: int | None, more: bool,
+                 how: str) -> tuple[int, bool]:
+    """(bytes sent, whether that is all there was to be sent)"""
+    if offset is None and not isinstance(file, int):
+        with contextlib.suppress(OSError, io.UnsupportedOperation):     # a pipe has no position
+            offset = file.tell()
+    transfer = _Transfer(number, sock, -1 if count is None else count, offset=offset, how=how, more=more,
+                         timeout_ns=_wait_ns(sock))
+    whole = True
+    try:
+        transfer.run()
+    except BlockingIOError:
+        if not transfer.moved:
+            raise
+        whole = False
+    except BaseException as error:
+        error.moved = transfer.moved  # type: ignore[attr-defined]
+        raise
+    finally:
+        if transfer.position >= 0:
+            if not isinstance(file, int):
+                file.seek(transfer.position)
+            elif offset is None:
+                os.lseek(number, transfer.position, os.SEEK_SET)
+    return transfer.moved, whole
+
+
+def _send_read(sock: socket, file: IO[bytes], offset: int | None, count: int | None) -> int:
+    """A file object without a descriptor: read, and sent."""
+    if offset:
+        file.seek(offset)
+    sent = 0
+    while count is None or sent < count:
+        block = file.read(65536 if count is None else min(65536, count - sent))
+        if not block:
+            break
+        sock.sendall(block)
+        sent += len(block)
+    if offset is not None and hasattr(file, "seek"):
+        file.seek(offset + sent)
+    return sent
 
 
 def create_connection(

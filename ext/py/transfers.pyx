@@ -1,0 +1,673 @@
+"""Bytes from one place to another without the program in between: files, stack sockets, pipes, sockets of the kernel.
+
+``Transfer`` moves in the calling thread, piece by piece: a piece is taken from the source into message blocks, without
+any lock; the same blocks are then queued at the sink, or written to it. ``Relay`` is for two sockets of one stack: the
+engine does it by itself. What users see is made of the two in ustack.socket (sendfile, write) and ustack.splice.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EBADF, EBUSY, EINTR, EINVAL, ENOBUFS, ENOMEM, ENOTCONN
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+import threading
+
+from ustack._core.base.codes cimport CAP_GATHER, CAP_TX_CSUM, CAP_ZEROCOPY_TX, EV_OUT
+from ustack._core.base.counters cimport (
+    C_FILE_GATHERED, C_FILE_NO_CHECKSUM, C_FILE_NO_GATHER, C_FILE_NOT_MAPPED, C_FILE_SHARED, C_FILE_SHRUNK, counters)
+from ustack._core.base.counters cimport count as bump
+from ustack._core.base.ledger cimport LR_DEVICE_TX, ledger, ledger_book
+from ustack._core.base.types cimport NS_MS, NS_NEVER, atomic_load32, atomic_store32, ns_t
+from ustack._core.mem.arena cimport arena
+from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgbytes, msgconsume
+from ustack._core.py.buffers cimport Arena, chosen, drain, lend_buffer
+from ustack._core.py.calls cimport NO_WAIT, call_recv
+from ustack._core.py.driver cimport (
+    clock_now, driver, driver_attend, driver_flush_unlock, driver_lock, driver_unlock, driver_wait, driver_wait_until,
+    sock_note)
+from ustack._core.py.errors cimport check, fail
+from ustack._core.py.socket cimport Socket
+from ustack._core.stack.engine cimport engine_poll
+from ustack._core.stack.sockets cimport SOCK_TCP, sock
+from ustack._core.sys.eventfd cimport sys_eventfd
+from ustack._core.sys.file cimport (
+    FILE_OTHER, FILE_PIPE, FILE_REGULAR, FILE_SOCKET, file_facts, sys_file_facts, sys_file_flags, sys_file_position,
+    sys_write_some)
+from ustack._core.sys.guard cimport guard_counts
+from ustack._core.sys.io cimport iovec, sys_close
+from ustack._core.sys.poll cimport POLLIN, POLLOUT, pollfd, sys_ppoll
+from ustack._core.tcp.block cimport TF_MORE, mark
+from ustack._core.tcp.tcp cimport (
+    TCP_SEND_MORE, tcb, tcp_send, tcp_send_hint, tcp_send_memory, tcp_send_room, tcp_send_wait, tcp_state)
+from ustack._core.zerocopy.origin cimport (
+    FROM_AUTO, FROM_COPY, FROM_GATHER, FROM_MEMORY, FROM_MMAP, FROM_READ, ORIGIN_CHUNK, ORIGIN_GATHERED, SUM_AUTO,
+    SUM_FUSED, SUM_NAIVE, SUM_OUTBOARD, origin, origin_at_end, origin_take)
+from ustack._core.zerocopy.relay cimport relay, relay_dissolve, relay_start, relay_turn
+from ustack._core.zerocopy.window cimport windows_count, windows_drop
+
+cdef extern from "<errno.h>" nogil:
+    enum:
+        ECANCELED, ESPIPE
+
+TECHNIQUES = {"auto": FROM_AUTO, "read": FROM_READ, "mmap": FROM_MMAP, "copy": FROM_COPY, "gather": FROM_GATHER}
+CHECKSUMS = {"auto": SUM_AUTO, "fused": SUM_FUSED, "naive": SUM_NAIVE, "outboard": SUM_OUTBOARD}
+
+cdef enum:
+    O_ACCMODE = 3
+    O_WRONLY = 1
+    O_RDONLY = 0
+    IOVECS = 64
+
+cdef ns_t SLICE = 50 * NS_MS    # a wait that can be cancelled looks that often whether it was
+
+cdef unsigned long _main_thread = threading.main_thread().ident
+
+cdef struct xfer:
+    driver *sd                  # the source, if it is a socket of a stack
+    sock *ss
+    driver *dd                  # the sink, if it is one
+    sock *ds
+    origin o                    # the source, if it is not
+    int out                     # the sink, if it is a descriptor
+    int out_kind
+    arena *mem                  # where blocks come from
+    ledger *book
+    int64_t left                # bytes still wanted; < 0: to the end
+    int64_t done                # bytes that the sink has
+    mblk *kept                  # taken from the source, not yet given to the sink
+    bint ended
+    bint peek                   # tee: what is taken stays
+    bint more                   # something follows behind the last byte
+    bint held                   # the last piece was queued as one that is followed by others
+    ns_t deadline
+    bint main_thread
+    int32_t cancelled
+
+
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+cdef inline ns_t soon(const xfer *x) noexcept nogil:
+    """The end of one wait: long waits are cut so that cancelling works."""
+    cdef ns_t until
+    if x.deadline == NO_WAIT:
+        return NO_WAIT
+    until = clock_now() + SLICE
+    return until if until < x.deadline else x.deadline
+
+
+cdef int again(const xfer *x, int r) noexcept nogil:
+    """What the result of a wait means: 0: wait again."""
+    if atomic_load32(&x.cancelled):
+        return -ECANCELED
+    if r == -EAGAIN and x.deadline != NO_WAIT and clock_now() < x.deadline:
+        return 0
+    return r
+
+
+cdef int wait_fd(xfer *x, int fd, short events) noexcept nogil:
+    """Until a descriptor is ready. 0 or -errno."""
+    cdef pollfd p
+    cdef ns_t until
+    cdef int r
+    while True:
+        p.fd = fd
+        p.events = events
+        p.revents = 0
+        until = soon(x)
+        r = sys_ppoll(&p, 1, 0 if until == NO_WAIT else until - clock_now())
+        if r > 0:
+            return 0
+        r = again(x, r if r < 0 else -EAGAIN)
+        if r != 0:
+            return r
+
+
+cdef int pause(xfer *x, driver *d, sock *s, bint *tried) noexcept nogil:
+    """Under the lock: until a socket may have room. 0: look again."""
+    cdef int r
+    if x.deadline == NO_WAIT:
+        if tried[0]:
+            return -EAGAIN
+        tried[0] = True
+        engine_poll(&d.eng, d.eng.ctx.now, 64)
+        return 0
+    r = driver_wait(d, s, EV_OUT, soon(x), x.main_thread)
+    return again(x, r) if r else 0
+
+
+# --- the sink -------------------------------------------------------------------------------------------------------
+
+cdef int why_not_gather(const tcb *c) noexcept nogil:
+    """The counter of the reason for which file pages cannot be sent in place; -1: they can."""
+    if c.way.ifp == NULL or c.way.ifp.layer == 0 or c.way.ifp.caps & CAP_ZEROCOPY_TX:
+        return C_FILE_SHARED
+    if not c.way.ifp.caps & CAP_GATHER:
+        return C_FILE_NO_GATHER
+    if not c.way.ifp.caps & CAP_TX_CSUM:
+        return C_FILE_NO_CHECKSUM
+    return -1
+
+
+cdef bint may_gather(xfer *x) noexcept nogil:
+    cdef int why
+    if x.ss != NULL or x.o.how not in (FROM_AUTO, FROM_GATHER) or not x.o.positional:
+        return False
+    why = why_not_gather(x.ds.tcp)
+    if why >= 0:
+        bump(&x.dd.eng.ctx.n, why)
+    return why < 0
+
+
+cdef int room_at(xfer *x, sock *s, size_t *n, bint *gather, uint32_t *stride, uint32_t *phase) noexcept nogil:
+    """Wait until the sink takes something: how much at once, and in what form. 0 or -errno."""
+    cdef driver *d = x.dd
+    cdef bint tried = False
+    cdef int64_t room
+    cdef int r = 0
+    driver_lock(d)
+    while True:
+        room = -EBADF if s.closed else tcp_send_room(s.tcp)
+        if room < 0:
+            r = <int>room
+            break
+        if room > 0:
+            gather[0] = may_gather(x)
+            s.chunk = tcp_send_hint(s.tcp, &s.csum_stride, &s.csum_phase)
+            stride[0] = s.csum_stride
+            phase[0] = s.csum_phase
+            if not stride[0] and x.o.how == FROM_MEMORY and x.o.sums in (SUM_FUSED, SUM_NAIVE):
+                stride[0] = s.tcp.snd_mss
+            n[0] = ORIGIN_GATHERED if gather[0] else s.chunk if 0 < s.chunk < ORIGIN_CHUNK else ORIGIN_CHUNK
+            if x.left >= 0 and <int64_t>n[0] > x.left:
+                n[0] = <size_t>x.left
+            if not gather[0] and x.ss == NULL:
+                n[0] = tcp_send_memory(s.tcp, n[0])
+            if n[0]:
+                break
+        r = pause(x, d, s, &tried)
+        if r != 0:
+            break
+    driver_flush_unlock(d)
+    return r
+
+
+cdef int queue(xfer *x) noexcept nogil:
+    """What was kept goes to the sink's send queue."""
+    cdef driver *d = x.dd
+    cdef sock *s = x.ds
+    cdef mblk *m = x.kept
+    cdef size_t n = msgbytes(m)
+    cdef bint last = x.left == 0 or x.ended or (x.ss == NULL and origin_at_end(&x.o))
+    cdef int64_t sent = -EBADF
+    cdef bint more = x.more if last else x.ss == NULL and x.o.positional
+    x.kept = NULL
+    driver_lock(d)
+    if s.closed:
+        freemsg(m)
+    else:
+        sent = tcp_send(s.tcp, m, TCP_SEND_MORE if more else 0)
+        x.held = more and not x.more
+        s.chunk = tcp_send_hint(s.tcp, &s.csum_stride, &s.csum_phase)
+        if s.note_fd >= 0:
+            sock_note(s)
+        driver_attend(d, n)
+    driver_flush_unlock(d)
+    if sent < 0:
+        return <int>sent
+    x.done += sent
+    return 0
+
+
+cdef void let_go(xfer *x) noexcept nogil:
+    """The source ended before it was thought to: what was held back for more of it is to leave."""
+    if x.ds == NULL or not x.held:
+        return
+    x.held = False
+    driver_lock(x.dd)
+    if not x.ds.closed:
+        x.ds.tcp.flags &= ~<uint32_t>TF_MORE
+        mark(x.ds.tcp)
+    driver_flush_unlock(x.dd)
+
+
+cdef int write_out(xfer *x) noexcept nogil:
+    """What was kept is written to a descriptor, from where it lies; a part of it may stay."""
+    cdef iovec v[IOVECS]
+    cdef mblk *m = x.kept
+    cdef int n = 0
+    cdef int r
+    cdef ssize_t sent
+    while m != NULL and n < IOVECS:
+        v[n].iov_base = m.rptr
+        v[n].iov_len = mblk_len(m)
+        n += 1
+        m = m.cont
+    if x.out_kind != FILE_REGULAR:
+        r = wait_fd(x, x.out, POLLOUT)
+        if r != 0:
+            return r
+    sent = sys_write_some(x.out, v, n, x.out_kind in (FILE_PIPE, FILE_SOCKET))
+    if sent == -EAGAIN and x.deadline != NO_WAIT:
+        return 0
+    if sent < 0:
+        return <int>sent
+    ledger_book(x.book, LR_DEVICE_TX, sent)
+    x.done += sent
+    x.kept = msgconsume(x.kept, sent)
+    if x.kept != NULL and msgbytes(x.kept) == 0:
+        freemsg(x.kept)
+        x.kept = NULL
+    return 0
+
+
+# --- the source -----------------------------------------------------------------------------------------------------
+
+cdef int receive(xfer *x, size_t n) noexcept nogil:
+    cdef int r
+    while True:
+        r = call_recv(x.sd, x.ss, n, x.peek, soon(x), x.main_thread, &x.kept)
+        if r == 0:
+            x.ended = x.kept == NULL
+            return 0
+        r = again(x, r)
+        if r != 0:
+            return r
+
+
+cdef int no_memory(xfer *x) noexcept nogil:
+    """Nothing was to be had of what had been promised: wait for it, or give up."""
+    cdef bint tried = True
+    cdef int r
+    if x.dd == NULL or x.mem.budget == 0:
+        return -ENOBUFS
+    driver_lock(x.dd)
+    if x.ds.closed:
+        r = -EBADF
+    else:
+        tcp_send_wait(x.ds.tcp)
+        r = pause(x, x.dd, x.ds, &tried)
+    driver_flush_unlock(x.dd)
+    return r
+
+
+cdef int fetch(xfer *x, size_t n, bint gather, uint32_t stride, uint32_t phase) noexcept nogil:
+    cdef counters *c = &x.dd.eng.ctx.n if x.dd != NULL else NULL
+    cdef bint unmapped = False
+    cdef bint shrunk = x.o.shrunk
+    cdef int r = 0
+    if not x.o.positional and x.o.how != FROM_MEMORY:
+        r = wait_fd(x, x.o.fd, POLLIN)
+        if r != 0:
+            return r
+    x.kept = origin_take(&x.o, x.mem, x.book, n, gather, stride, phase, &unmapped, &r)
+    if c != NULL:
+        if unmapped:
+            bump(c, C_FILE_NOT_MAPPED)
+        elif gather and x.kept != NULL:
+            bump(c, C_FILE_GATHERED)
+        if x.o.shrunk and not shrunk:
+            bump(c, C_FILE_SHRUNK)
+    if r == -ENOMEM:
+        return no_memory(x)
+    if r == 0 and x.kept == NULL:
+        x.ended = True
+    return r
+
+
+cdef int bring(xfer *x) noexcept nogil:
+    """One piece from the source, no more than the sink takes. 0 or -errno."""
+    cdef size_t n = ORIGIN_CHUNK
+    cdef bint gather = False
+    cdef uint32_t stride = 0, phase = 0
+    cdef int r
+    if x.left >= 0 and <int64_t>n > x.left:
+        n = <size_t>x.left
+    if x.ds != NULL:
+        r = room_at(x, x.ds, &n, &gather, &stride, &phase)
+        if r != 0:
+            return r
+    r = receive(x, n) if x.ss != NULL else fetch(x, n, gather, stride, phase)
+    if x.kept != NULL and x.left > 0:
+        x.left -= msgbytes(x.kept)
+    return r
+
+
+cdef int xfer_run(xfer *x) noexcept nogil:
+    """Until the source has ended or all is moved: 0; -errno, with -EINTR to be called again."""
+    cdef int r
+    while True:
+        if atomic_load32(&x.cancelled):
+            return -ECANCELED
+        if x.kept == NULL:
+            if x.left == 0 or x.ended:
+                return 0
+            r = bring(x)
+            if r != 0:
+                return r
+            if x.kept == NULL:
+                continue
+        r = queue(x) if x.ds != NULL else write_out(x)
+        if r != 0:
+            return r
+        if x.peek and x.kept == NULL:
+            return 0
+
+
+# --- handles --------------------------------------------------------------------------------------------------------
+
+cdef object technique_of(table, name, what):
+    try:
+        return table[name]
+    except (KeyError, TypeError):
+        raise ValueError(f"{what} is one of {', '.join(map(repr, table))}, not {name!r}") from None
+
+
+@cython.final
+cdef class Transfer:
+    """Bytes on their way from ``source`` to ``sink``: stream sockets of stacks, or descriptors.
+
+    count: bytes, or -1 for all until the source ends. offset: of a file; None: its own position, which is moved by the
+    caller. data: a buffer as the source instead. how: the technique for files; checksum: that for memory. more:
+    something follows behind it. timeout_ns: < 0 waits for ever, 0 never.
+    """
+
+    cdef xfer x
+    cdef object source, sink
+    cdef Py_buffer view
+    cdef bint viewing
+    cdef Arena pool
+
+    def __cinit__(self, source, sink, long long count=-1, *, offset=None, data=None, how="auto", checksum="auto",
+                  bint more=False, bint peek=False, long long timeout_ns=-1):
+        memset(&self.x, 0, sizeof(xfer))
+        self.x.o.fd = -1
+        self.x.out = -1
+        self.viewing = False
+        self.x.left = count
+        self.x.more = more
+        self.x.peek = peek
+        self.x.deadline = NS_NEVER if timeout_ns < 0 else NO_WAIT if timeout_ns == 0 else clock_now() + timeout_ns
+        self.x.o.how = technique_of(TECHNIQUES, how, "how")
+        self.x.o.sums = technique_of(CHECKSUMS, checksum, "checksum")
+        self.source, self.sink = source, sink
+        self._set_sink(sink)
+        if data is not None:
+            self._set_memory(data)
+        elif isinstance(source, Socket):
+            self._set_source(source)
+        else:
+            self._set_file(source, offset)
+
+    def __dealloc__(self):
+        freemsg(self.x.kept)
+        free(self.x.o.scratch)
+        if self.viewing:
+            PyBuffer_Release(&self.view)
+
+    def _set_sink(self, sink):
+        cdef Socket s
+        cdef file_facts facts
+        if isinstance(sink, Socket):
+            s = sink
+            _need_stream(s)
+            self.x.dd = s.d
+            self.x.ds = s.s
+            self.x.mem = s.d.eng.ctx.mem
+            self.x.book = &s.d.eng.ctx.book
+            return
+        self.x.out = sink
+        check(sys_file_facts(self.x.out, &facts))
+        self.x.out_kind = facts.kind
+        if check(sys_file_flags(self.x.out)) & O_ACCMODE == O_RDONLY:
+            fail(-EBADF, "the sink is not open for writing")
+        self.pool = chosen(None)
+        self.x.mem = self.pool.a
+        self.x.book = &self.pool.book
+
+    def _set_source(self, Socket s):
+        _need_stream(s)
+        self.x.sd = s.d
+        self.x.ss = s.s
+        if self.x.ds == NULL:
+            self.x.mem = s.d.eng.ctx.mem
+            self.x.book = &s.d.eng.ctx.book
+
+    def _set_memory(self, data):
+        PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
+        self.viewing = True
+        self.x.o.how = FROM_MEMORY
+        self.x.o.bytes = <const uint8_t *>self.view.buf
+        self.x.left = self.view.len
+
+    def _set_file(self, int fd, offset):
+        self.x.o.fd = fd
+        check(sys_file_facts(fd, &self.x.o.facts))
+        if check(sys_file_flags(fd)) & O_ACCMODE == O_WRONLY:
+            fail(-EBADF, "the source is not open for reading")
+        self.x.o.at = sys_file_position(fd)
+        self.x.o.positional = self.x.o.at >= 0 and self.x.o.facts.kind != FILE_OTHER
+        if offset is None:
+            return
+        if not self.x.o.positional:
+            fail(-ESPIPE, "the source has no offsets")
+        if offset < 0:
+            fail(-EINVAL, "a negative offset")
+        self.x.o.at = offset
+
+    def run(self) -> int:
+        """Move, and return how many bytes the sink has got. Signals are seen to; OSError as the sink's or source's."""
+        cdef int r
+        self.x.main_thread = threading.get_ident() == _main_thread
+        entered = []
+        try:
+            for end in (self.source, self.sink):
+                if isinstance(end, Socket):
+                    (<Socket>end).enter()
+                    entered.append(end)
+            while True:
+                with nogil:
+                    r = xfer_run(&self.x)
+                    if r != -EINTR:
+                        let_go(&self.x)
+                if r != -EINTR:
+                    break
+                PyErr_CheckSignals()
+        finally:
+            for end in entered:
+                (<Socket>end).leave()
+            drain()
+        if r == -EAGAIN:
+            if self.x.deadline == NO_WAIT:
+                raise BlockingIOError(EAGAIN, "Resource temporarily unavailable")
+            raise TimeoutError("timed out")
+        if r != 0 and r != -ECANCELED:
+            fail(r)
+        return self.x.done
+
+    def cancel(self):
+        """Have ``run``, in whatever thread, return soon. What was taken and not delivered is lost to both ends."""
+        atomic_store32(&self.x.cancelled, 1)
+
+    @property
+    def moved(self) -> int:
+        """Bytes that the sink has got."""
+        return self.x.done
+
+    @property
+    def position(self) -> int:
+        """Of a file: the offset behind the last byte that the sink has got; -1 for what has none."""
+        if not self.x.o.positional:
+            return -1
+        return self.x.o.at - (<int64_t>msgbytes(self.x.kept) if self.x.kept != NULL else 0)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self.x.cancelled != 0
+
+
+cdef int _need_stream(Socket s) except -1:
+    if s.closed:
+        raise OSError(EBADF, "Bad file descriptor")
+    if s.s.kind != SOCK_TCP:
+        raise ValueError("only SOCK_STREAM type sockets are supported")
+    return 0
+
+
+cdef bint relay_over(void *arg) noexcept nogil:
+    return atomic_load32(&(<relay *>arg).done) != 0
+
+
+@cython.final
+cdef class Relay:
+    """A splice between two connections of one stack, which runs in the engine (see ext/zerocopy/relay.pxd).
+
+    count: bytes, or -1 for all until the source ends. idle_ns: it ends with ETIMEDOUT after so long without any byte;
+    0: never. pass_end: the source's end becomes the sink's. callback: called once when it is over, as the free
+    functions of ``ustack.buffers`` are.
+    """
+
+    cdef relay r
+    cdef Socket source, sink
+    cdef bint started
+
+    def __cinit__(self, Socket source not None, Socket sink not None, long long count=-1, *, long long idle_ns=0,
+                  bint pass_end=False, callback=None):
+        cdef int err = 0
+        memset(&self.r, 0, sizeof(relay))
+        self.r.event = -1
+        _need_stream(source)
+        _need_stream(sink)
+        if source.stack is not sink.stack:
+            raise ValueError("the engine splices sockets of one stack")
+        self.source, self.sink = source, sink
+        self.r.left = count
+        self.r.idle = idle_ns
+        self.r.pass_end = pass_end
+        source.enter()
+        try:
+            self.r.event = check(sys_eventfd())
+            if callback is not None:
+                self.r.farewell = lend_buffer(source.d.eng.ctx.mem, b"", callback)
+            with nogil:
+                driver_lock(source.d)
+                err = open_relay(&self.r, source.d, source.s, sink.s)
+                driver_flush_unlock(source.d)
+            self.started = err == 0
+        finally:
+            source.leave()
+        if err:
+            freemsg(self.r.farewell)
+            self.r.farewell = NULL
+            check(err, "cannot splice")
+
+    def __dealloc__(self):
+        if self.started:
+            close_relay(&self.r, self.source.d, self.source.stack.closed or self.source.d.forked)
+        if self.r.event >= 0:
+            sys_close(self.r.event)
+
+    def cancel(self):
+        """End it now; what the source has received from here on is for recv() again."""
+        if not self.r.done and not self.source.stack.closed:
+            self.source.stack.enter()
+            with nogil:
+                driver_lock(self.source.d)
+                relay_dissolve(&self.r, 0)
+                driver_flush_unlock(self.source.d)
+            self.source.stack.leave()
+
+    def wait(self, long long timeout_ns=-1) -> bool:
+        """Until it is over, or for so long. Whether it is over."""
+        cdef driver *d = self.source.d
+        cdef ns_t deadline = NS_NEVER if timeout_ns < 0 else clock_now() + timeout_ns
+        cdef bint main_thread = threading.get_ident() == _main_thread
+        cdef ns_t until
+        while not self.r.done:
+            if self.source.stack.closed:
+                fail(-EBADF)
+            self.source.stack.enter()
+            with nogil:
+                until = clock_now() + SLICE // 2
+                driver_lock(d)
+                driver_wait_until(d, relay_over, &self.r, until if until < deadline else deadline, main_thread)
+                driver_unlock(d)
+            self.source.stack.leave()
+            PyErr_CheckSignals()
+            if d.manual or clock_now() >= deadline:
+                break
+        drain()
+        return self.r.done != 0
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when it is over."""
+        return self.r.event
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over."""
+        return atomic_load32(&self.r.done) != 0
+
+    @property
+    def moved(self) -> int:
+        """Bytes that the sink has taken."""
+        return self.r.moved
+
+    @property
+    def error(self) -> int:
+        """The errno it ended with; 0: none."""
+        return self.r.error
+
+    @property
+    def ended(self) -> bool:
+        """Whether the source has reached its end."""
+        return self.r.ended
+
+
+cdef int open_relay(relay *r, driver *d, sock *source, sock *sink) noexcept nogil:
+    if source.closed or sink.closed:
+        return -EBADF
+    if source == sink:
+        return -EINVAL
+    if source.out != NULL or sink.into != NULL:
+        return -EBUSY
+    if tcp_state(source.tcp) in (7, 10) or tcp_state(sink.tcp) in (7, 10):      # CLOSED, LISTEN
+        return -ENOTCONN
+    d.eng.relays += 1
+    relay_start(r, &d.eng.ctx, source.tcp, sink.tcp, &source.out, &sink.into)
+    relay_turn(r)
+    return 0
+
+
+cdef void close_relay(relay *r, driver *d, bint gone) noexcept:
+    """Its handle goes: nobody may move it any more."""
+    if gone:
+        return
+    with nogil:
+        driver_lock(d)
+        relay_dissolve(r, 0)
+        d.eng.relays -= 1
+        driver_flush_unlock(d)
+
+
+def file_windows() -> tuple[int, int]:
+    """(windows on files that are mapped now, those of them that nobody uses); see docs/techniques/sendfile.md."""
+    cdef int mapped = 0, unused = 0
+    windows_count(&mapped, &unused)
+    return mapped, unused
+
+
+def drop_file_windows() -> int:
+    """Unmap the windows on files that nobody uses; returns how many they were."""
+    return windows_drop()
+
+
+def faults() -> tuple[int, int]:
+    """(copies from mapped files that ended where the file did, pages of mapped files replaced by zeros)."""
+    cdef long stopped = 0, replaced = 0
+    guard_counts(&stopped, &replaced)
+    return stopped, replaced

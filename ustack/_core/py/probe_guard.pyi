@@ -1,0 +1,6 @@
+"""For tests."""
+
+from typing_extensions import Buffer
+
+def copy_guarded(buffer: Buffer, n: int) -> int: ...
+def touch_watched(buffer: Buffer) -> str: ...
