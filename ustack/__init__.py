@@ -14,13 +14,19 @@ from ustack._core.py.stack import Interface as Interface
 from ustack._core.py.stack import VirtualClock as VirtualClock
 from ustack._core.py.stack import counter_meanings as counter_meanings
 from ustack._core.py.stack import ledger_meanings as ledger_meanings
+from ustack._core.py.transfers import drop_file_windows as drop_file_windows
 from ustack._core.py.wrappers import Capture as Capture
 from ustack._core.py.wrappers import Impair as Impair
+from ustack._splice import SPLICE_EOF as SPLICE_EOF
+from ustack._splice import Splice as Splice
+from ustack._splice import splice as splice
+from ustack._splice import tee as tee
 from ustack._stack import Stack as Stack
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "SPLICE_EOF",
     "Bridge",
     "Capture",
     "Impair",
@@ -28,10 +34,14 @@ __all__ = [
     "Link",
     "PacketRing",
     "Pipe",
+    "Splice",
     "Stack",
     "Tap",
     "VirtualClock",
     "counter_meanings",
+    "drop_file_windows",
     "ledger_meanings",
     "pair",
+    "splice",
+    "tee",
 ]

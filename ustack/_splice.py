@@ -1,0 +1,251 @@
+"""``ustack.splice`` and ``ustack.tee``: bytes between two descriptors or sockets, without the program in between."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator
+from typing import Any
+
+from ustack._core.py.socket import Socket
+from ustack._core.py.transfers import Relay, Transfer
+
+SPLICE_EOF = -1     # as a count: until the source ends
+
+
+def _timeout(*ends: Any) -> int:
+    """The shortest of the ends' timeouts, in nanoseconds; -1: none, 0: do not wait."""
+    given = [t for end in ends if isinstance(end, Socket) and (t := end.gettimeout()) is not None]
+    return int(min(given) * 1e9) if given else -1
+
+
+def _end(thing: Any) -> Any:
+    """A stack's socket, or the descriptor of what has one."""
+    if isinstance(thing, Socket):
+        return thing
+    number = thing if isinstance(thing, int) else thing.fileno()
+    if not isinstance(number, int):
+        raise TypeError(f"a stream socket of a stack, or something with a descriptor, not {type(thing).__name__}")
+    return number
+
+
+def _in_engine(source: Any, sink: Any) -> bool:
+    """Whether both ends are sockets of one stack, whose engine then does it."""
+    return isinstance(source, Socket) and isinstance(sink, Socket) and source.stack is sink.stack
+
+
+def _check_owner(owner: int | None) -> None:
+    if owner is None:
+        return
+    if signal.getsignal(owner) in (signal.SIG_DFL, signal.SIG_IGN, None):
+        raise ValueError(f"owner={signal.Signals(owner)!r}: no handler is installed for it, and it would end the "
+                         "process or go unheard: call signal.signal() first")
+
+
+class Splice:
+    """A splice that was started with ``wait=False``.
+
+    ``moved``: bytes that the sink has got so far. ``done``: whether it is over. It can be awaited, in trio and in
+    asyncio, or waited for with ``wait()``; its descriptor (``fileno()``) becomes readable when it is over.
+    """
+
+    def __init__(self, source: Any, sink: Any, count: int, offset: int | None, idle: float, pass_end: bool,
+                 owner: int | None, callback: Callable[[Splice], object] | None):
+        self._owner, self._callback = owner, callback
+        self._error: BaseException | None = None
+        self._relay: Relay | None = None
+        self._transfer: Transfer | None = None
+        self._event = -1
+        if _in_engine(source, sink):
+            told = self._told if owner is not None or callback is not None else None
+            self._relay = Relay(source, sink, count, idle_ns=int(idle * 1e9), pass_end=pass_end, callback=told)
+            return
+        self._transfer = Transfer(source, sink, count, offset=offset, timeout_ns=-1)
+        self._pass_end, self._sink = pass_end, sink
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._over = threading.Event()
+        threading.Thread(target=self._run, args=(self._transfer,), name="ustack.splice", daemon=True).start()
+
+    def _run(self, transfer: Transfer) -> None:
+        try:
+            transfer.run()
+            if self._pass_end and not transfer.cancelled and isinstance(self._sink, Socket):
+                self._sink.shutdown(1)
+        except BaseException as error:
+            self._error = error
+        self._over.set()
+        os.eventfd_write(self._event, 1)
+        self._told()
+
+    def _told(self) -> None:
+        if self._callback is not None:
+            self._callback(self)
+        if self._owner is not None:
+            os.kill(os.getpid(), self._owner)
+
+    @property
+    def moved(self) -> int:
+        """Bytes that the sink has got."""
+        one = self._relay or self._transfer
+        assert one is not None
+        return one.moved
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over."""
+        return self._relay.done if self._relay is not None else self._over.is_set()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when it is over, for select, poll and epoll; it lives as long as this."""
+        return self._relay.fileno() if self._relay is not None else self._event
+
+    def cancel(self) -> None:
+        """End it. Between two sockets of one stack nothing is lost; elsewhere what was under way may be."""
+        one = self._relay or self._transfer
+        assert one is not None
+        one.cancel()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Until it is over; the bytes moved. Raises TimeoutError, or what ended it: OSError with ``moved``."""
+        if self._relay is not None:
+            over = self._relay.wait(-1 if timeout is None else int(timeout * 1e9))
+        else:
+            over = self._over.wait(timeout)
+        if not over:
+            raise TimeoutError("timed out")
+        return self._result()
+
+    def _result(self) -> int:
+        error = self._error
+        if error is None and self._relay is not None and self._relay.error:
+            number = self._relay.error
+            error = OSError(number, "nothing moved for too long" if number == errno.ETIMEDOUT else os.strerror(number))
+        if error is not None:
+            error.moved = self.moved  # type: ignore[attr-defined]
+            raise error
+        return self.moved
+
+    def __await__(self) -> Generator[Any, Any, int]:
+        yield from self._readable().__await__()
+        return self._result()
+
+    async def _readable(self) -> None:
+        if "trio" in sys.modules and _in_trio():
+            import trio
+
+            while not self.done:
+                await trio.lowlevel.wait_readable(self.fileno())
+            await trio.lowlevel.checkpoint()
+            return
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        if self.done:
+            return
+        over = loop.create_future()
+        number = self.fileno()
+        loop.add_reader(number, _resolve, over)
+        try:
+            await over
+        finally:
+            loop.remove_reader(number)
+
+    def __del__(self) -> None:
+        if self._event >= 0 and self._over.is_set():
+            os.close(self._event)
+            self._event = -1
+
+    def __repr__(self) -> str:
+        return f"<ustack.Splice {'done' if self.done else 'running'} moved={self.moved}>"
+
+
+def _resolve(future: Any) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _in_trio() -> bool:
+    import trio
+
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | None = None, idle: float | None = None,
+           pass_end: bool = False, wait: bool = True, owner: int | None = None,
+           callback: Callable[[Splice], object] | None = None) -> Any:
+    """Move ``count`` bytes, or all until the source ends, from ``source`` to ``sink``; returns how many went.
+
+    Either end is a stream socket of a stack, or a descriptor or an object with one: a file, a pipe, a socket of the
+    kernel. ``offset``: where in a source file to begin; by default at its position, which moves along. Between two
+    sockets of one stack the engine does it, without a copy and without this thread; ``idle``, in seconds, ends that
+    with ETIMEDOUT after so long without a byte (SO_SPLICE). pass_end: the end of the source ends the sink's direction.
+
+    With ``wait=False`` a ``Splice`` is returned at once; ``owner``, a signal number, is sent to this process when it
+    is over (ValueError where no handler is installed), and ``callback(splice)`` is called, in some thread. Errors are
+    OSError with the attribute ``moved``; EBUSY if an end is spliced already. A blocking call ends with the sockets'
+    timeout, and BlockingIOError where that is 0 and nothing moved.
+    """
+    if count < SPLICE_EOF:
+        raise ValueError("a count is a number of bytes, or SPLICE_EOF")
+    if idle is not None and idle <= 0:
+        raise ValueError("idle is a number of seconds above 0")
+    _check_owner(owner)
+    if idle is not None and not _in_engine(source, sink):
+        raise ValueError("idle= is for two sockets of one stack")
+    if wait and (owner is not None or callback is not None):
+        raise ValueError("owner= and callback= tell of a splice that nobody waits for: wait=False")
+    source, sink = _end(source), _end(sink)
+    if not wait:
+        return Splice(source, sink, count, offset, idle or 0.0, pass_end, owner, callback)
+    timeout = _timeout(source, sink)
+    if _in_engine(source, sink) and timeout != 0:
+        job = Splice(source, sink, count, None, idle or 0.0, pass_end, None, None)
+        try:
+            return job.wait(None if timeout < 0 else timeout / 1e9)
+        except BaseException as error:
+            job.cancel()
+            error.moved = job.moved  # type: ignore[attr-defined]
+            raise
+    return _blocking(source, sink, count, offset, pass_end, timeout)
+
+
+def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: bool, timeout: int) -> int:
+    transfer = Transfer(source, sink, count, offset=offset, timeout_ns=timeout)
+    try:
+        moved = transfer.run()
+    except BlockingIOError as error:
+        if not transfer.moved:
+            error.moved = 0  # type: ignore[attr-defined]
+            raise
+        moved = transfer.moved
+    except BaseException as error:
+        error.moved = transfer.moved  # type: ignore[attr-defined]
+        raise
+    finally:
+        if offset is None and transfer.position >= 0:
+            os.lseek(source, transfer.position, os.SEEK_SET)
+    if pass_end and isinstance(sink, Socket):
+        sink.shutdown(1)
+    return moved
+
+
+def tee(source: Socket, sink: Any, count: int = 1 << 20) -> int:
+    """Send what ``source`` has received, at most ``count`` bytes, to ``sink`` and leave it there to be received.
+
+    Nothing is copied between sockets of stacks: both queues hold the same blocks. Waits until there is something;
+    returns how many bytes it was, 0 at the end of the stream. A ``splice`` of as many bytes to another sink then
+    consumes them.
+    """
+    if not isinstance(source, Socket):
+        raise TypeError("tee() looks into the receive queue of a stack's socket")
+    if count <= 0:
+        raise ValueError("a count is at least 1 byte")
+    sink = _end(sink)
+    return Transfer(source, sink, count, peek=True, timeout_ns=_timeout(source, sink)).run()
