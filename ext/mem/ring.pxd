@@ -59,6 +59,7 @@ cdef struct ring:               # one for each side, in memory of its own
     uint32_t seen               # the peer's, as it was accepted last
     uint8_t side                # RING_PRODUCER, RING_CONSUMER
     bint broken                 # the peer has lied
+    bint armed                  # ring_arm asked for a kick
     uint64_t kicks              # times that this side owed a kick
 
 # Bytes that a ring takes, a multiple of 64; 0 if there is no such ring: `capacity` is a power of two up to
@@ -83,10 +84,12 @@ cdef int ring_arm(ring *r) noexcept nogil
 cdef int ring_arm_for(ring *r, int least) noexcept nogil
 
 
-cdef inline void ring_disarm(ring *r) noexcept nogil:
-    """Awake again: no kick is wanted."""
-    if r.mine.want:
-        r.mine.want = 0
+cdef inline bint ring_disarm(ring *r) noexcept nogil:
+    """Awake again: no kick is wanted. True if the peer owes one already: it is there, or on its way."""
+    if not r.armed:
+        return False
+    r.armed = False
+    return atomic_swap32(&r.mine.want, 0) == 0
 
 
 cdef inline bint ring_owes_kick(ring *r) noexcept nogil:

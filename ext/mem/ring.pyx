@@ -5,7 +5,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from ustack._core.base.types cimport atomic_load32, atomic_store32, fence_full, unlikely
+from ustack._core.base.types cimport atomic_load32, atomic_store32, atomic_swap32, fence_full, unlikely
 from ustack._core.mem.region cimport region
 
 
@@ -124,11 +124,15 @@ cdef int ring_arm_for(ring *r, int least) noexcept nogil:
         return -EPROTO
     atomic_store32(&r.mine.want, 1)
     fence_full()                # our wish is out before the index is read; ring_owes_kick has the other half
+    r.armed = True
     have = look(r)
-    if have < 0 or have >= least:
-        r.mine.want = 0
+    if have < 0:
         return have
-    return 0
+    if have < least:
+        return 0
+    # If the peer took the wish meanwhile, ring_disarm still has to say so.
+    r.armed = atomic_swap32(&r.mine.want, 0) == 0
+    return have
 
 
 cdef int ring_arm(ring *r) noexcept nogil:

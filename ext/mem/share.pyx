@@ -1,11 +1,12 @@
 """Regions that two processes share: see share.pxd."""
 
-from libc.errno cimport EMSGSIZE, ENOMEM, EPERM
-from libc.stdint cimport int64_t, uint8_t
+from libc.errno cimport EMSGSIZE, ENOMEM, ENOSPC, EPERM
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 
-from ustack._core.base.types cimport atomic_add64
-from ustack._core.mem.region cimport region, region_create, region_unref
+from ustack._core.base.types cimport atomic_add64, spin_lock, spin_unlock
+from ustack._core.mem.region cimport region, region_create, region_ref, region_unref
 from ustack._core.sys.memory cimport (
     MAP_SHARED, SEAL_GROW, SEAL_SHRINK, mem_map, memfd_length, memfd_seal, memfd_seals, page_size,
 )
@@ -15,6 +16,9 @@ cdef extern from "<errno.h>" nogil:
         ENOTSUP
 
 cdef int64_t last_id = <int64_t>1 << 62        # regions made here count from 1
+cdef region *shared[SHARED_MAX]
+cdef int nshared = 0
+cdef int32_t shared_lock = 0
 
 
 cdef int region_seal(region *r) noexcept nogil:
@@ -59,3 +63,44 @@ cdef region *region_import(int fd, size_t least, int prot, int *err) noexcept no
     r.flags = 0
     r.id = atomic_add64(&last_id, 1)
     return r
+
+
+cdef int region_publish(region *r) noexcept nogil:
+    cdef int e = 0
+    global nshared
+    if r.fd < 0:
+        return -ENOTSUP
+    spin_lock(&shared_lock)
+    if nshared < SHARED_MAX:
+        shared[nshared] = r
+        nshared += 1
+    else:
+        e = -ENOSPC
+    spin_unlock(&shared_lock)
+    return e
+
+
+cdef void region_withdraw(region *r) noexcept nogil:
+    cdef int i
+    global nshared
+    spin_lock(&shared_lock)
+    for i in range(nshared):
+        if shared[i] == r:
+            nshared -= 1
+            shared[i] = shared[nshared]
+            break
+    spin_unlock(&shared_lock)
+
+
+cdef region *region_holding(const void *addr, size_t n) noexcept nogil:
+    cdef const uint8_t *at = <const uint8_t *>addr
+    cdef region *found = NULL
+    cdef int i
+    spin_lock(&shared_lock)
+    for i in range(nshared):
+        if shared[i].base <= at and at + n <= shared[i].base + shared[i].length:
+            found = shared[i]
+            region_ref(found)
+            break
+    spin_unlock(&shared_lock)
+    return found

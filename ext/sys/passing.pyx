@@ -1,6 +1,6 @@
 """Descriptors passed between processes: see passing.pxd."""
 
-from libc.errno cimport EINTR, EINVAL, errno
+from libc.errno cimport EAGAIN, EINTR, EINVAL, errno
 from libc.string cimport memcpy, memset
 
 from ustack._core.sys.io cimport iovec, msghdr
@@ -25,9 +25,12 @@ cdef extern from *:
     size_t CMSG_SPACE(size_t n) noexcept nogil
     ssize_t c_sendmsg "sendmsg"(int fd, const msghdr *m, int flags) noexcept nogil
     ssize_t c_recvmsg "recvmsg"(int fd, msghdr *m, int flags) noexcept nogil
+    int c_shutdown "shutdown"(int fd, int how) noexcept nogil
+    ssize_t c_recv "recv"(int fd, void *p, size_t n, int flags) noexcept nogil
     int c_close "close"(int fd) noexcept nogil
     enum:
-        EBADMSG, SOL_SOCKET, SCM_RIGHTS, MSG_NOSIGNAL, MSG_CMSG_CLOEXEC, MSG_CTRUNC
+        EBADMSG, SOL_SOCKET, SCM_RIGHTS, MSG_NOSIGNAL, MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_PEEK, MSG_DONTWAIT
+        SHUT_WR
 
 cdef union control:
     cmsghdr align
@@ -107,3 +110,15 @@ cdef ssize_t sys_take_passed(int sock, void *data, size_t n, int *fds, int nfds)
             c_close(fds[i])
         return -EBADMSG
     return r
+
+
+cdef void sys_hang_up(int sock) noexcept nogil:
+    c_shutdown(sock, SHUT_WR)
+
+
+cdef bint sys_hung_up(int sock) noexcept nogil:
+    cdef char byte
+    cdef ssize_t r = c_recv(sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT)
+    while r < 0 and errno == EINTR:
+        r = c_recv(sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT)
+    return r >= 0 or errno != EAGAIN
