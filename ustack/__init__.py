@@ -1,7 +1,7 @@
 """A TCP/IP stack in user space: links, sockets, message blocks.
 
-``Stack`` is a whole stack as a value; ``Tap``, ``PacketRing``, ``Pipe`` and ``pair`` are what it can be attached to;
-``ustack.socket`` stands in for the standard ``socket`` module.
+``Stack`` is a whole stack as a value; ``Tap``, ``PacketRing``, ``SharedMemory``, ``Pipe`` and ``pair`` are what it can be
+attached to; ``ustack.socket`` stands in for the standard ``socket`` module.
 """
 
 from ustack._core.py.bridge import Bridge as Bridge
@@ -10,6 +10,7 @@ from ustack._core.py.devices import Tap as Tap
 from ustack._core.py.links import Link as Link
 from ustack._core.py.links import pair as pair
 from ustack._core.py.pipe import Pipe as Pipe
+from ustack._core.py.shm import SharedMemory as SharedMemory
 from ustack._core.py.stack import Interface as Interface
 from ustack._core.py.stack import VirtualClock as VirtualClock
 from ustack._core.py.stack import counter_meanings as counter_meanings
@@ -34,6 +35,7 @@ __all__ = [
     "Link",
     "PacketRing",
     "Pipe",
+    "SharedMemory",
     "Splice",
     "Stack",
     "Tap",

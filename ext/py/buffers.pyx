@@ -30,6 +30,7 @@ from ustack._core.mem.arena cimport (
 from ustack._core.mem.mblk cimport DB_EXTERNAL, M_DATA, M_PROTO, dblk, mblk, mblk_len
 from ustack._core.mem.pool cimport pool, pool_region_of
 from ustack._core.mem.region cimport REGION_HUGE, REGION_LOCKED, region, region_create, region_unref
+from ustack._core.mem.share cimport region_publish, region_withdraw
 
 cdef extern from "Python.h":
     # Here with plain pointers: Cython is to add no exception handling of its own around them.
@@ -211,9 +212,11 @@ cdef class Region:
         self.r = region_create(length, flags, &err)
         if self.r == NULL:
             raise OSError(-err, f"no region of {length} bytes")
+        region_publish(self.r)      # so that a device can be told of it; not so where it has no memory file
 
     def __dealloc__(self):
         if self.r != NULL:
+            region_withdraw(self.r)
             region_unref(self.r)
 
     def __getbuffer__(self, Py_buffer *view, int flags):

@@ -1,4 +1,8 @@
-"""For tests: an engine's side of a link, without an engine. A packet is bytes, or a list of bytes (blocks)."""
+"""For tests: an engine's side of a link, without an engine.
+
+A packet is bytes, or a list of blocks: bytes; (bytes, shift), which lie so many bytes further behind a 64-byte boundary
+than others; or (address, length) of memory that is only named, never touched.
+"""
 
 import os
 
@@ -12,7 +16,7 @@ from ustack._core.base.types cimport NS_NEVER, atomic_inc32, atomic_load32, ns_t
 from ustack._core.link.link cimport link
 from ustack._core.mem.arena cimport arena, arena_create, arena_live, arena_reap, arena_release, arena_take
 from ustack._core.mem.mblk cimport (
-    HEADROOM, allocb, dblk, dblk_unref, dupmsg, freelist, freemsg, linkb, mblk, mblk_len, msgcopyout,
+    DB_EXTERNAL, HEADROOM, allocb, dblk, dblk_unref, dupmsg, esballoc, freelist, freemsg, linkb, mblk, mblk_len, msgcopyout,
 )
 from ustack._core.mem.source cimport source
 from ustack._core.py.links cimport Link
@@ -28,6 +32,10 @@ cdef dblk *take(void *owner, size_t size) noexcept nogil:
 
 cdef void give(void *owner, dblk *d) noexcept nogil:
     dblk_unref(d)
+
+
+cdef void nothing(void *arg) noexcept nogil:
+    pass
 
 
 cdef void woken(void *arg) noexcept nogil:
@@ -144,18 +152,26 @@ cdef class Harness:
         """A chain with a block for every piece, each with headroom."""
         cdef mblk *head = NULL
         cdef mblk *m
-        cdef const uint8_t *p
+        cdef const uint8_t *p = NULL
         cdef size_t n
         pieces = [packet] if isinstance(packet, bytes) else packet
         for piece in pieces:
-            p = piece
-            n = len(piece)
-            m = allocb(self.mem, n + HEADROOM)
+            shift = 0
+            if isinstance(piece, tuple) and isinstance(piece[0], int):
+                n = piece[1]
+                m = esballoc(self.mem, <void *><size_t>piece[0], n, nothing, NULL)
+            else:
+                if isinstance(piece, tuple):
+                    piece, shift = piece
+                p = piece
+                n = len(piece)
+                m = allocb(self.mem, n + HEADROOM + <size_t>shift)
             if m == NULL:
                 freemsg(head)
                 raise MemoryError
-            m.rptr = m.wptr = m.rptr + HEADROOM
-            memcpy(m.rptr, p, n)
+            if not m.dp.flags & DB_EXTERNAL:
+                m.rptr = m.wptr = m.rptr + HEADROOM + <size_t>shift
+                memcpy(m.rptr, p, n)
             m.wptr += n
             if head == NULL:
                 head = m
