@@ -1,7 +1,7 @@
 """A TCP/IP stack in user space: links, sockets, message blocks.
 
-``Stack`` is a whole stack as a value; ``Tap``, ``PacketRing``, ``SharedMemory``, ``Pipe`` and ``pair`` are what it can be
-attached to; ``ustack.socket`` stands in for the standard ``socket`` module.
+``Stack`` is a whole stack as a value; ``Tap``, ``PacketRing``, ``SharedMemory``, ``Pipe`` and ``pair`` are what it can
+be attached to; ``ustack.socket`` stands in for the standard ``socket`` module.
 """
 
 from ustack._core.py.bridge import Bridge as Bridge

@@ -1,8 +1,8 @@
 """A link through shared memory, with a device process at each end that moves the bytes.
 
-Nothing is lost on the way: a device waits while the other stack has posted no buffers, and the transmit ring pushes back.
-What the other side writes into our buffers is checked as a packet from any wire; headers are copied to memory of our own
-before they are looked at, since a hostile peer could change them meanwhile. Payload is lent from the buffers.
+Nothing is lost on the way: a device waits while the other stack has posted no buffers, and the transmit ring pushes
+back. What the other side writes into our buffers is checked as a packet from any wire; headers are copied to memory of
+our own before they are looked at, since a hostile peer could change them meanwhile. Payload is lent from the buffers.
 
        created  --(own, face, room, bell, irq exist)-->  started  --(a process dies, or lies)-->  ended
 """
@@ -48,9 +48,12 @@ cdef struct shm_ends:           # descriptors; owned by the link
 
 # The memory of one end. 0 or -errno.
 cdef int shm_create(shm_options *o, link **made, shm_ends *ends) noexcept nogil
-# Both sides and the device are there. Takes the sockets `control` (to the device) and `peer`, `peer_bell` (the other device
-# sleeps on it), and the device: a child process (`pid` > 0) or a thread's handle. `gso_max`, `caps`, `mtu`: what both
-# sides can. 0 or -errno, and then nothing was taken.
+# Both sides and the device are there. Takes the sockets `control` (to the device) and `peer`, `peer_bell` (the other
+# device sleeps on it), and the device: a child process (`pid` > 0) or a thread's handle. 0 or -errno, and then nothing
+# was taken.
 cdef int shm_start(link *l, int control, int peer, int peer_bell, int pid, uint64_t thread) noexcept nogil
+# What both sides can.
 cdef void shm_agree(link *l, uint32_t caps, uint32_t mtu, uint32_t gso_max) noexcept nogil
+# Before close, if the last counts are wanted: the device sends what it has, and ends; then nothing is in flight.
+cdef void shm_quiesce(link *l) noexcept nogil
 cdef void shm_get_stats(const link *l, shm_stats *s) noexcept nogil

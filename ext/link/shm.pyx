@@ -24,7 +24,7 @@ from ustack._core.link.shm_wire cimport (
 )
 from ustack._core.link.vnet cimport vnet_decode
 from ustack._core.mem.mblk cimport (
-    DB_LENT, HEADER_SIZE, dblk, dblk_unref, esballoc, freemsg, mblk, mblk_attach, msgappend,
+    DB_LENT, HEADER_SIZE, dblk, esballoc, freemsg, mblk, mblk_attach, msgappend,
 )
 from ustack._core.mem.region cimport region, region_unref
 from ustack._core.mem.ring cimport (
@@ -201,7 +201,7 @@ cdef mblk *copy(shm *p, const uint8_t *data, uint32_t n) noexcept nogil:
 
 
 cdef mblk *receive(shm *p, const shm_packet *d) noexcept nogil:
-    """The packet of a descriptor, which is a copy; NULL if there is none (counted). Its buffer is lent or ours again."""
+    """The packet of a descriptor, which is a copy; NULL: there is none (counted). Its buffer is lent or ours again."""
     cdef shm_slot *s
     cdef mblk *m = NULL
     cdef uint8_t *data
@@ -335,7 +335,19 @@ cdef void part_with_device(shm *p) noexcept nogil:
         sys_collect(p.device_pid, NS_SEC)
     elif p.device_thread:
         sys_thread_join(p.device_thread)
+    p.device_pid = 0
+    p.device_thread = 0
     p.device_running = False
+
+
+cdef void shm_quiesce(link *l) noexcept nogil:
+    cdef shm *p = <shm *>l
+    if p.owner_pid != sys_getpid():
+        return
+    part_with_device(p)
+    if shm_sender_reap(&p.out, l) < 0 and p.ended == SHM_FINE:
+        p.ended = SHM_DEVICE_LIED
+    shm_sender_clear(&p.out)
 
 
 cdef void close_fd(int *fd) noexcept nogil:
@@ -346,8 +358,8 @@ cdef void close_fd(int *fd) noexcept nogil:
 
 cdef void shm_close(link *l) noexcept nogil:
     cdef shm *p = <shm *>l
+    shm_quiesce(l)
     if p.owner_pid == sys_getpid():
-        part_with_device(p)
         if p.peer >= 0:
             sys_hang_up(p.peer)
         shm_sender_close(&p.out)
@@ -434,7 +446,6 @@ cdef int shm_start(link *l, int control, int peer, int peer_bell, int pid, uint6
 
 
 cdef void shm_agree(link *l, uint32_t caps, uint32_t mtu, uint32_t gso_max) noexcept nogil:
-    cdef shm *p = <shm *>l
     l.caps = caps | (l.caps & (CAP_GATHER | CAP_ZEROCOPY_RX | CAP_ZEROCOPY_TX | CAP_NEED_WAKEUP))
     l.mtu = mtu
     l.gso_max = gso_max

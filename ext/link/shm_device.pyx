@@ -336,8 +336,8 @@ cdef bint idle(device *d) noexcept nogil:
     cdef pollfd p[2]
     cdef uint64_t count
     cdef ring *r = &d.fill if d.have_head else &d.tx
-    cdef int i, ready
-    for i in range(SPINS):
+    cdef int _i, ready
+    for _i in range(SPINS):
         ready = ring_ready(r)
         if ready:
             return ready > 0
@@ -362,7 +362,7 @@ cdef bint idle(device *d) noexcept nogil:
 
 cdef void serve(device *d) noexcept nogil:
     cdef uint32_t since = 0
-    cdef int r
+    cdef int r, _i
     while not d.over:
         r = step(d)
         since += 1
@@ -373,7 +373,7 @@ cdef void serve(device *d) noexcept nogil:
             since = 0
             take_orders(d)
     # What the stack sent before it hung up still goes, as far as there is room for it.
-    for r in range(SHM_TX):
+    for _i in range(SHM_TX):
         if step(d) <= 0:
             break
 

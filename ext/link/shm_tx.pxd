@@ -1,8 +1,8 @@
 """The transmitting half of a shared-memory link: from chains of blocks to descriptors that a device can fetch.
 
-Memory is mapped for the device before a descriptor names it, and unmapped when the device is done, always in pairs. What
-the device cannot reach in place, and nothing else, is bounced: copied to memory that it can reach. What has more
-pieces than the device gathers is made contiguous there, once. Both are booked.
+Memory is mapped for the device before a descriptor names it, and unmapped when the device is done, always in pairs.
+What the device cannot reach in place, and nothing else, is bounced: copied to memory that it can reach. What has more
+pieces than the device gathers is made contiguous, once. Both are booked.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t

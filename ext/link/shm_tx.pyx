@@ -2,7 +2,7 @@
 
 from libc.errno cimport EINVAL, EPROTO
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from ustack._core.base.ledger cimport LR_BOUNCE, LR_DEVICE_TX, LR_FLATTEN, ledger_book

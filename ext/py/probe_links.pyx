@@ -16,7 +16,8 @@ from ustack._core.base.types cimport NS_NEVER, atomic_inc32, atomic_load32, ns_t
 from ustack._core.link.link cimport link
 from ustack._core.mem.arena cimport arena, arena_create, arena_live, arena_reap, arena_release, arena_take
 from ustack._core.mem.mblk cimport (
-    DB_EXTERNAL, HEADROOM, allocb, dblk, dblk_unref, dupmsg, esballoc, freelist, freemsg, linkb, mblk, mblk_len, msgcopyout,
+    DB_EXTERNAL, HEADROOM, allocb, dblk, dblk_unref, dupmsg, esballoc, freelist, freemsg, linkb, mblk, mblk_len,
+    msgcopyout,
 )
 from ustack._core.mem.source cimport source
 from ustack._core.py.links cimport Link

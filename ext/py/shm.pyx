@@ -15,7 +15,7 @@ from ustack._core.base.codes cimport CAP_TSO4, CAP_TSO6, CAP_USO
 from ustack._core.link.link cimport link
 from ustack._core.link.shm cimport (
     SHM_DEVICE_ENDED, SHM_DEVICE_LIED, SHM_FINE, SHM_PEER_LEFT, SHM_PEER_LIED, shm_agree, shm_create, shm_ends,
-    shm_get_stats, shm_options, shm_start, shm_stats,
+    shm_get_stats, shm_options, shm_quiesce, shm_start, shm_stats,
 )
 from ustack._core.link.shm_device cimport shm_count_name, shm_device_run
 from ustack._core.link.shm_wire cimport (
@@ -91,6 +91,8 @@ cdef class SharedMemory(Link):
     ``outboard``   the device completes the checksums of packets that are no super-segments
     ``device``     "process" or "thread"
 
+    ``device_pid`` and ``peer_pid`` are the processes of its device (0: a thread) and of the other stack.
+
     What violates the device's limits is copied to where it can reach it: exactly those bytes, booked as ``tx.bounce``
     in the stack's ledger; a packet with too many pieces is copied as a whole, as ``tx.flatten``.
     """
@@ -126,18 +128,18 @@ cdef class SharedMemory(Link):
     @classmethod
     def connect(cls, path, *, timeout=None, **options):
         """The other end of what listens at ``path``. TimeoutError after ``timeout`` seconds."""
-        link = <SharedMemory>cls.__new__(cls)
-        link.create(_Options(**options))
+        end = <SharedMemory>cls.__new__(cls)
+        end.create(_Options(**options))
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.settimeout(timeout)
             try:
                 sock.connect(os.fspath(path))
-                link.offer(sock)
-                _begin([(link, sock)])
+                end.offer(sock)
+                _begin([(end, sock)])
             except BaseException:
-                link.close()
+                end.close()
                 raise
-        return link
+        return end
 
     @classmethod
     def listen(cls, path, **options):
@@ -165,7 +167,7 @@ cdef class SharedMemory(Link):
                 raise ConnectionResetError(errno.ECONNRESET, "the other side hung up")
             if len(message) != HELLO.size or len(fds) != 4:
                 raise OSError(errno.EPROTO, "the other side is no shared-memory link of this version")
-            magic, layer, mtu, caps, _, mac = HELLO.unpack(message)
+            magic, layer, mtu, caps, _, _ = HELLO.unpack(message)
             if magic != MAGIC or not _MTU_MIN <= mtu <= _MTU_MAX:
                 raise OSError(errno.EPROTO, "the other side is no shared-memory link of this version")
             if layer != self.dev.layer:
@@ -181,6 +183,8 @@ cdef class SharedMemory(Link):
     def close(self):
         """Close the link and end its device; idempotent. A stack's link is closed by its stack."""
         if self.dev != NULL and self.user is None:
+            with nogil:
+                shm_quiesce(self.dev)
             self.final_ = self.shared
         Link.close(self)
 
@@ -195,7 +199,7 @@ cdef class SharedMemory(Link):
             return None
         if s.ended == SHM_DEVICE_ENDED and s.device[<int>D_BAD_RING]:
             return "the device has ended: the rings that it shares with the other side are broken"
-        return ENDS[s.ended].format(device=self.device_pid, peer=self.peer_pid)
+        return _ENDS[s.ended].format(device=self.device_pid, peer=self.peer_pid)
 
     @property
     def shared(self) -> dict:
@@ -226,7 +230,7 @@ cdef class SharedMemory(Link):
         return s.ended == SHM_FINE
 
 
-ENDS = {
+_ENDS = {
     SHM_DEVICE_ENDED: "the device (process {device}) has ended",
     SHM_PEER_LEFT: "the other side (process {peer}) has closed the link, or was killed",
     SHM_PEER_LIED: "the other side (process {peer}) broke the rules of the rings",
@@ -296,7 +300,7 @@ cdef class _Start:
         """The first order to the device: the rings, its limits, and whom to wake."""
         cdef shm_order o
         cdef int fds[6]
-        face, room, bell, irq = self.theirs
+        face, room, _, irq = self.theirs
         fds[0], fds[1], fds[2] = self.end.ends.own, face, room
         fds[3], fds[4], fds[5] = self.end.ends.bell, self.end.ends.irq, irq
         o.kind = SHM_CONFIG
@@ -395,17 +399,17 @@ class SharedMemoryListener:
         ours is an OSError, and the next one may be accepted."""
         self._sock.settimeout(timeout)
         sock, _ = self._sock.accept()
-        link = <SharedMemory>SharedMemory.__new__(SharedMemory)
+        end = <SharedMemory>SharedMemory.__new__(SharedMemory)
         with sock:
             sock.settimeout(timeout)
             try:
-                link.create(self._options)
-                link.offer(sock)
-                _begin([(link, sock)])
+                end.create(self._options)
+                end.offer(sock)
+                _begin([(end, sock)])
             except BaseException:
-                link.close()
+                end.close()
                 raise
-        return link
+        return end
 
     def fileno(self):
         """The listening socket's descriptor: readable when a peer waits."""

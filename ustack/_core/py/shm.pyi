@@ -3,6 +3,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
+from typing_extensions import disjoint_base
+
 from ustack._core.py.links import Link
 
 MAGIC: bytes
@@ -21,6 +23,7 @@ class _Choices(TypedDict, total=False):
     outboard: bool
     device: str
 
+@disjoint_base
 class SharedMemory(Link):
     device_pid: int
     peer_pid: int
