@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ustack._core.base.codes cimport (
-    CAP_GATHER, CAP_NEED_WAKEUP, CAP_ZEROCOPY_RX, CAP_ZEROCOPY_TX, LINK_GONE,
+    CAP_GATHER, CAP_NEED_WAKEUP, CAP_ZEROCOPY_RX, LINK_GONE,
 )
 from ustack._core.base.ledger cimport LR_DEVICE_RX, LR_RING_COPY, ledger_book
 from ustack._core.base.types cimport (
@@ -410,7 +410,7 @@ cdef int shm_create(shm_options *o, link **made, shm_ends *ends) noexcept nogil:
         return -ENOMEM
     link_init(&p.base, &OPS, o.layer, o.mtu, o.mac if o.layer == 2 else NULL)
     p.base.gso_max = o.gso_max
-    p.base.caps = o.caps | CAP_ZEROCOPY_RX | CAP_ZEROCOPY_TX | CAP_NEED_WAKEUP
+    p.base.caps = o.caps | CAP_ZEROCOPY_RX | CAP_NEED_WAKEUP
     p.base.max_sg = o.limits.max_sg
     if o.limits.max_sg > 1:
         p.base.caps |= CAP_GATHER
@@ -446,7 +446,7 @@ cdef int shm_start(link *l, int control, int peer, int peer_bell, int pid, uint6
 
 
 cdef void shm_agree(link *l, uint32_t caps, uint32_t mtu, uint32_t gso_max) noexcept nogil:
-    l.caps = caps | (l.caps & (CAP_GATHER | CAP_ZEROCOPY_RX | CAP_ZEROCOPY_TX | CAP_NEED_WAKEUP))
+    l.caps = caps | (l.caps & (CAP_GATHER | CAP_ZEROCOPY_RX | CAP_NEED_WAKEUP))
     l.mtu = mtu
     l.gso_max = gso_max
 
