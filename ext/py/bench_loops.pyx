@@ -81,6 +81,29 @@ cdef ssize_t get(end *e, char *p, size_t n) noexcept nogil:
     return n
 
 
+cdef int64_t forward(end *source, end *sink, char *room, size_t size, bint wait, int *err) noexcept nogil:
+    """What a proxy does: receive into a buffer, send it; to the end of the stream, or as far as it goes at once."""
+    cdef int64_t total = 0
+    cdef size_t done
+    cdef mblk *m
+    cdef ssize_t n
+    while True:
+        m = NULL
+        n = call_recv(source.d, source.s, size, False, NS_NEVER if wait else NO_WAIT, False, &m)
+        if n == 0 and m != NULL:
+            n = msgcopyout(&source.d.eng.ctx.book, LR_RX_COPY, m, 0, room, size)
+            freemsg(m)
+            m = NULL
+            done = 0
+            err[0] = call_send(sink.d, sink.s, room, n, False, False, NS_NEVER if wait else NO_WAIT, False, &done, &m)
+            total += done
+            if err[0] == 0:
+                continue
+        elif n != -EAGAIN:
+            err[0] = <int>n
+        return total
+
+
 cdef int put_datagram(end *e, const char *p, size_t n) noexcept nogil:
     cdef mblk *m
     if e.d == NULL:
@@ -181,6 +204,19 @@ cdef class Loops:
         if r < 0:
             fail(<int>r)
         return total, (now() - began) / 1e9
+
+    def forward_to(self, Loops other not None, bint wait) -> int:
+        """Receive into a buffer and send from it on another socket, both of stacks of ours; how many bytes went.
+
+        To the end of the stream; or, without ``wait``, as many as can be had and sent at once.
+        """
+        cdef int64_t total
+        cdef int r = 0
+        if self.e.d == NULL or other.e.d == NULL:
+            raise TypeError("sockets of our stacks")
+        with nogil:
+            total = forward(&self.e, &other.e, self.room, self.size, wait, &r)
+        return total if r == 0 else fail(r)
 
     def ping_pong(self, double seconds) -> array:
         """Send ``size`` bytes, read as many, and so on: ns of each, as array("q")."""

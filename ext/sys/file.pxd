@@ -16,6 +16,7 @@ cdef struct file_facts:
     uint64_t inode
     int64_t size
     int kind                    # FILE_*
+    int owned                   # by this process's user, or we are root: then sys_resident tells the truth
 
 cdef int sys_file_facts(int fd, file_facts *f) noexcept nogil
 # EINTR is returned: a read may wait for a slow disk or a dead server.
@@ -26,6 +27,9 @@ cdef ssize_t sys_read_some(int fd, void *p, size_t n) noexcept nogil
 cdef ssize_t sys_write_some(int fd, const iovec *v, int n, bint nowait) noexcept nogil
 cdef int64_t sys_file_position(int fd) noexcept nogil
 cdef int64_t sys_file_seek(int fd, int64_t offset) noexcept nogil
+# Whether all pages of a part of a mapping are in memory, so that to touch them takes no more than mapping them. Of
+# files of others the kernel says yes to everything.
+cdef bint sys_resident(void *base, size_t length) noexcept nogil
 # Read the pages of a mapping in, and map them, so that touching them does not wait. -EFAULT: beyond the end of the
 # file. -EINVAL, -ENOSYS: the kernel cannot (before 5.14); then the pages are read when they are touched.
 cdef int sys_populate(void *base, size_t length) noexcept nogil

@@ -20,7 +20,7 @@ cdef extern from *:
     #define MADV_POPULATE_READ 22
     #endif
 
-    static int us_facts(int fd, uint64_t *device, uint64_t *inode, int64_t *size, int *kind)
+    static int us_facts(int fd, uint64_t *device, uint64_t *inode, int64_t *size, int *kind, int *owned)
     {
       struct stat st;
       if (fstat(fd, &st) < 0)
@@ -30,10 +30,28 @@ cdef extern from *:
       *size = st.st_size;
       *kind = S_ISREG(st.st_mode) ? 1 : S_ISBLK(st.st_mode) ? 2 : S_ISFIFO(st.st_mode) ? 3
             : S_ISSOCK(st.st_mode) ? 4 : 5;
+      uid_t me = geteuid();
+      *owned = me == 0 || me == st.st_uid;
       return 0;
     }
+
+    static int us_resident(void *base, size_t length)
+    {
+      unsigned char there[256];
+      size_t page = sysconf(_SC_PAGESIZE), pages = (length + page - 1) / page;
+      for (size_t done = 0; done < pages; done += sizeof there) {
+        size_t n = pages - done < sizeof there ? pages - done : sizeof there;
+        if (mincore((char *)base + done * page, n * page, there) < 0)
+          return 0;
+        for (size_t k = 0; k < n; k++)
+          if (!(there[k] & 1))
+            return 0;
+      }
+      return 1;
+    }
     """
-    int us_facts(int fd, uint64_t *device, uint64_t *inode, int64_t *size, int *kind) noexcept nogil
+    int us_facts(int fd, uint64_t *device, uint64_t *inode, int64_t *size, int *kind, int *owned) noexcept nogil
+    bint us_resident(void *base, size_t length) noexcept nogil
     ssize_t c_pread "pread"(int fd, void *p, size_t n, int64_t offset) noexcept nogil
     ssize_t c_read "read"(int fd, void *p, size_t n) noexcept nogil
     ssize_t c_writev "writev"(int fd, const iovec *v, int n) noexcept nogil
@@ -46,7 +64,7 @@ cdef extern from *:
 
 
 cdef int sys_file_facts(int fd, file_facts *f) noexcept nogil:
-    return 0 if us_facts(fd, &f.device, &f.inode, &f.size, &f.kind) == 0 else -errno
+    return 0 if us_facts(fd, &f.device, &f.inode, &f.size, &f.kind, &f.owned) == 0 else -errno
 
 
 cdef ssize_t sys_pread(int fd, void *p, size_t n, int64_t offset) noexcept nogil:
@@ -77,6 +95,10 @@ cdef int64_t sys_file_position(int fd) noexcept nogil:
 cdef int64_t sys_file_seek(int fd, int64_t offset) noexcept nogil:
     cdef int64_t r = c_lseek(fd, offset, SEEK_SET)
     return r if r >= 0 else -errno
+
+
+cdef bint sys_resident(void *base, size_t length) noexcept nogil:
+    return us_resident(base, length)
 
 
 cdef int sys_populate(void *base, size_t length) noexcept nogil:

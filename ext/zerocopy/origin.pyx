@@ -9,7 +9,8 @@ from ustack._core.base.checksum cimport csum_fold, csum_partial
 from ustack._core.base.ledger cimport LR_CSUM_TX, LR_FILE_READ, LR_TX_COPY, ledger, ledger_book
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport allocb, dblk, freemsg, mblk, mblk_len, msgcopyin, msgcopyin_csum
-from ustack._core.sys.file cimport FILE_REGULAR, sys_file_facts, sys_populate, sys_pread, sys_read_some
+from ustack._core.sys.file cimport (
+    FILE_REGULAR, sys_file_facts, sys_populate, sys_pread, sys_read_some, sys_resident)
 from ustack._core.sys.guard cimport guard_copy
 from ustack._core.sys.memory cimport page_size
 from ustack._core.zerocopy.window cimport WINDOW, window, window_block, window_get, window_put
@@ -157,35 +158,39 @@ cdef mblk *take_mapped(origin *o, arena *a, ledger *book, size_t n, window *w, i
     return m
 
 
-cdef int bring_in(const window *w, int64_t at, size_t n) noexcept nogil:
-    """The pages under n bytes are in memory, and mapped, before anybody who must not wait reads them."""
+cdef int bring_in(const origin *o, const window *w, size_t n) noexcept nogil:
+    """The next n bytes are in memory before anybody who must not wait reads them. To ask costs less than to have them
+    mapped one by one."""
     cdef size_t page = page_size()
-    cdef size_t start = <size_t>(at - w.offset)
+    cdef size_t start = <size_t>(o.at - w.offset)
     cdef size_t end = start + n
     cdef int r
     start -= start % page
     end += (page - end % page) % page
+    if o.facts.owned and sys_resident(w.base + start, end - start):
+        return 0
     r = sys_populate(w.base + start, end - start)
     return 0 if r == -EINVAL or r == -ENOSYS else r
 
 
 cdef mblk *take_gathered(origin *o, arena *a, size_t n, window *w, int *err) noexcept nogil:
+    """A block on the pages; the file is looked at again behind having them: what was cut off meanwhile is not sent."""
     cdef mblk *m
-    cdef int r = bring_in(w, o.at, n)
-    if r == -EFAULT:                    # it was truncated meanwhile
-        err[0] = look(o)
-        n = within(o, n)
-        if n == 0 or err[0] != 0:
-            return NULL
-        r = bring_in(w, o.at, n)
+    cdef int r = bring_in(o, w, n)
+    cdef ssize_t there = still_there(o, n)
+    if there <= 0:
+        err[0] = <int>there
+        return NULL
+    if r == -EFAULT and <size_t>there < n:
+        r = bring_in(o, w, there)
     if r < 0:
         err[0] = r
         return NULL
-    m = window_block(a, w, o.at, n)
+    m = window_block(a, w, o.at, there)
     if m == NULL:
         err[0] = -ENOMEM
         return NULL
-    o.at += n
+    o.at += there
     return m
 
 

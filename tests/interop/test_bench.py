@@ -58,6 +58,8 @@ ROWS = {
     "cpu.per_gb.tap.to_linux.block.same": "tx.copy",
     "connect.rate.block.same": "rx.copy",
     "ledger.checksum.tap1500.to_linux.block.same": "tx.copy",
+    "sendfile.gather.tap.block.same": "device.tx",
+    "splice.proxy.tap.block.same": "device.tx",
 }
 
 
@@ -92,6 +94,14 @@ def test_what_is_summed_apart_is_compared_with_the_payload(measured):
 
 @pytest.mark.root
 @pytest.mark.tun
+@pytest.mark.parametrize("name", [n for n in ROWS if n.startswith(("sendfile.gather", "splice."))])
+def test_what_claims_no_copies_makes_none(measured, name):
+    ledger = measured[f"{name}.python"]["ledger"]       # a byte or two of the test's own
+    assert sum(ledger.get(reason, (0, 0))[0] for reason in ("tx.copy", "rx.copy", "file.read")) < 100
+
+
+@pytest.mark.root
+@pytest.mark.tun
 @pytest.mark.parametrize("wire", ["ring1500.to_linux", "tap1500.from_linux"])
 def test_a_wire_without_offloads_carries_packets_of_the_mtu(measured, wire):
     notes = measured[f"tcp.bulk.{wire}.block.same.python"]["notes"]
@@ -102,10 +112,11 @@ def test_a_wire_without_offloads_carries_packets_of_the_mtu(measured, wire):
 @pytest.mark.root
 @pytest.mark.tun
 def test_rows_in_c(tmp_path):
-    names = [f"{n}.block.same.c" for n in ("tcp.bulk.tap.to_linux", "tcp.rtt.tap", "udp.pps.one", "tcp.bulk.memory")]
+    names = [f"{n}.block.same.c" for n in ("splice.proxy", "splice.proxy.tap", "tcp.bulk.tap.to_linux",
+                                           "tcp.bulk.memory", "tcp.rtt.tap", "udp.pps.one")]
     status, result = bench(tmp_path, *names)
     assert status == 0, result["not_run"]
-    assert [row["notes"]["full_name"] for row in result["rows"]] == [*names[:1], names[3], *names[1:3]]
+    assert [row["notes"]["full_name"] for row in result["rows"]] == names
     assert all(row["api"] == "c" and row["ustack"] > 0 and row["baseline"] > 0 for row in result["rows"])
 
 

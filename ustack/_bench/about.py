@@ -56,4 +56,10 @@ ABOUT = {
     "cpu.per_gb.tap.from_linux": "CPU seconds of the whole machine for a GB from Linux over a TAP",
     "cpu.per_gb.ring.to_linux": "CPU seconds of the whole machine for a GB to Linux, by packet rings",
     "cpu.per_gb.ring.from_linux": "CPU seconds of the whole machine for a GB from Linux, by packet rings",
+    "sendfile.gather.tap": "CPU seconds of the whole machine for a GB of a warm file of 1 GB (2^30 bytes) that is sent "
+    "to Linux over a TAP in place; against sendfile of the kernel's over veth",
+    "splice.proxy": "CPU time of a byte that goes from one connection to another one of the same stack, over links in "
+    "memory that cost nothing: what the engine spends; against a loop of recv and send",
+    "splice.proxy.tap": "the same of the proxy's whole process with both connections over one TAP, the device's copies "
+    "included",
 }

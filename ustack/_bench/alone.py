@@ -12,6 +12,7 @@ from typing import Any
 
 from ustack._bench.duets import Duet
 from ustack._bench.work import retransmissions, without_delay
+from ustack._bench.work_files import proxied
 
 clock = time.perf_counter
 clock_ns = time.perf_counter_ns
@@ -162,6 +163,7 @@ ALONE: dict[str, Both] = {
     "alone.send_call": _over_pair(_send_calls),
     "alone.recv_call": _over_pair(_receive_calls),
     "alone.crowd": _crowd,
+    "alone.proxy": proxied,
     "carried.bulk": _over_pair(_carried_bulk),
     "carried.small": _over_pair(_carried_small),
 }

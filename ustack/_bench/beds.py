@@ -144,14 +144,14 @@ def alone_bed(wire: str) -> Iterator[Bed]:
 VETH = {"kernel": ("kernel", "kernel"), "ring": ("ring", "kernel"), "pair": ("ring", "ring")}
 SMALL = "1500"  # ends the name of a wire without offloads, with an MTU of 1500
 KERNELS = ("kernel", "kernel" + SMALL, "loopback", "tun")  # wires without a stack of ours
-ALONE = ("memory", "crowd", "loopback", "pipe", "tun")
+ALONE = ("memory", "proxy", "crowd", "loopback", "pipe", "tun")
 
 
 def make(wire: str, spin: bool) -> contextlib.AbstractContextManager[Bed]:
     """The bed of a wire.
 
     "kernel", "tap", "ring" (against the kernel), "pair" (packet rings at both ends), the same with "1500" behind it
-    (no offloads), or one process with both ends of "memory", "crowd", "loopback", "pipe", "tun".
+    (no offloads), or one process with both ends of "memory", "proxy", "crowd", "loopback", "pipe", "tun".
     """
     if wire in ALONE:
         return alone_bed(wire)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ustack._bench.form import Better, full_name, is_below
-from ustack._bench.measurement import Measurement, cpu_per_gb, payload, summed_apart
+from ustack._bench.measurement import Measurement, cpu_per_gb, payload, spent_per_byte, summed_apart
 
 Figures = dict[str, float]
 
@@ -78,6 +78,7 @@ class Kind:
     seconds: float  # of one measurement
     quick: float
     params: dict[str, Any] = field(default_factory=dict)
+    quick_params: dict[str, Any] = field(default_factory=dict)  # with --quick
     free_baseline: bool = False  # the baseline may choose its placement
     fresh: bool = False  # each run of ours has a new process
     enough: int = 99  # rounds beyond which more of them say no more
@@ -91,6 +92,11 @@ CPU_OUT = replace(BULK_OUT, unit="s/GB", better="lower", whole=cpu_per_gb)
 CPU_IN = replace(BULK_IN, unit="s/GB", better="lower", whole=cpu_per_gb)
 SUMS_OUT = replace(BULK_OUT, unit="B", better="lower", whole=summed_apart, seconds=0.3, free_baseline=False)
 SUMS_IN = replace(BULK_IN, unit="B", better="lower", whole=summed_apart, seconds=0.3, free_baseline=False)
+FILE = {"bytes": 1 << 30, "how": "", **CHUNKS}
+FILE_OUT = replace(CPU_OUT, work="file.out", params=FILE, quick_params={"bytes": 1 << 26})
+SPLICE = {"form": "splice", **CHUNKS}
+PROXY = Kind("alone.proxy", throughput, "ns/B", "lower", 0.4, 0.2, SPLICE, whole=spent_per_byte)
+PROXY_TAP = replace(PROXY, work="proxy", seconds=0.6)
 MEMORY = Kind("alone.bulk", throughput, "Gbit/s", "higher", 0.5, 0.2, CHUNKS)
 CARRIED = Kind("carried.bulk", throughput, "Gbit/s", "higher", 0.5, 0.2, CHUNKS)
 CARRIED_SMALL = Kind("carried.small", packets, "1/s", "higher", 0.5, 0.2, {"size": 64, "burst": 64})
@@ -225,6 +231,7 @@ HOT = {"random": False, "burst": 1}
 RANDOM = {"random": True, "burst": 10}
 TEN = {"baseline_wire": "crowd", "baseline_params": {"connections": 10}, "limit_name": "10 connections", "api": "c"}
 WAITING = {"blocked": {"accepting": 1}}
+LOOP = {"baseline_params": {"form": "loop"}, "limit_name": "a recv/send loop on the same stack"}
 SUMS = {"limit": payload, "limit_name": "payload that arrived"}
 
 CASES: list[Case | Checksum | Messages] = [
@@ -302,6 +309,13 @@ CASES: list[Case | Checksum | Messages] = [
     *_cases("cpu.per_gb.tap.from_linux", CPU_IN, "tap", BLOCK, 1.0, 0.7),
     *_cases("cpu.per_gb.ring.to_linux", CPU_OUT, "ring", BLOCK, 1.0, 0.7, default=False),
     *_cases("cpu.per_gb.ring.from_linux", CPU_IN, "ring", BLOCK, 1.0, 0.7, default=False),
+    *_cases(
+        "sendfile.gather.tap", FILE_OUT, "tap", BLOCK, 1.0, 0.8, params={"how": "gather"}, baseline_params={"how": ""}
+    ),
+    *_cases("splice.proxy", PROXY, "proxy", SAME, 0.5, 0.3, baseline_wire="proxy", **LOOP),
+    *_cases("splice.proxy", PROXY, "proxy", SAME, 0.5, 0.3, baseline_wire="proxy", api="c", **LOOP),
+    *_cases("splice.proxy.tap", PROXY_TAP, "tap", BLOCK, 0.5, 0.3, baseline_wire="tap", **LOOP),
+    *_cases("splice.proxy.tap", PROXY_TAP, "tap", BLOCK, 0.5, 0.3, baseline_wire="tap", api="c", default=False, **LOOP),
 ]
 
 

@@ -45,6 +45,13 @@ class Duet:
         """So many connections, as ``bench_sockets.Crowd``."""
         raise NotImplementedError
 
+    def proxy(self) -> tuple[Any, Any, Any, Any]:
+        """A connected pair into the proxy, and one out of it: client, its other end, the server's other end, server.
+
+        Client and server are sockets of one stack, what is between them of another; both on a VirtualClock.
+        """
+        raise NotImplementedError
+
 
 def connect_carried(a: Any, listener: Any, address: tuple[str, int], carry: Callable[[], int]) -> Any:
     """Connect a socket while this very thread carries its packets; returns the other end."""
@@ -138,6 +145,34 @@ class Pipes(Stacks):
             listener.listen(128)
             a = near.socket()
             return a, connect_carried(a, listener, listener.getsockname(), self.carry)
+
+
+class Proxied(Duet):
+    """Two stacks on the in-memory link and on virtual time: the proxy's, and that of its client and its server."""
+
+    def __init__(self) -> None:
+        import ustack
+
+        self.near, self.far = (ustack.Stack(clock=ustack.VirtualClock(), seed=k) for k in range(2))
+        for stack, link, ip in zip((self.near, self.far), ustack.pair(), (NEAR, FAR), strict=True):
+            stack.add_interface(link, addresses=[f"{ip}/24"])
+        self.stats, self.ledger = self.far.stats, self.far.ledger  # type: ignore[method-assign]
+
+    def carry(self) -> int:
+        """Let a moment pass on both."""
+        now = max(self.near.now_ns(), self.far.now_ns()) + 1000
+        for stack in (self.near, self.far):
+            stack.advance_to(now)
+        return 0
+
+    def _connect(self, stack: Any, listener: Any) -> tuple[Any, Any]:
+        s = stack.socket()
+        return s, connect_carried(s, listener, listener.getsockname(), self.carry)
+
+    def proxy(self) -> tuple[Any, Any, Any, Any]:
+        """See ``Duet``."""
+        with self.far.create_server((FAR, 0)) as inward, self.near.create_server((NEAR, 0)) as outward:
+            return *self._connect(self.near, inward), *self._connect(self.far, outward)
 
 
 class Crowded(Duet):
@@ -301,9 +336,11 @@ class OnDemand(Duet):
 
 
 def make(wire: str) -> Duet:
-    """The host for "memory", "crowd", "loopback", "pipe" or "tun"."""
+    """The host for "memory", "proxy", "crowd", "loopback", "pipe" or "tun"."""
     if wire == "memory":
         return Memory()
+    if wire == "proxy":
+        return Proxied()
     if wire == "crowd":
         return Crowded()
     if wire == "loopback":

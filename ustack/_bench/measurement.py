@@ -34,6 +34,11 @@ def cpu_per_gb(m: Measurement) -> float:
     return m.own_cpu / (m.figure("payload") / 1e9)
 
 
+def spent_per_byte(m: Measurement) -> float:
+    """Nanoseconds of CPU time that a proxy spends on a byte."""
+    return float(m.near["figures"]["spent"]) * 1e9 / m.figure("payload")
+
+
 def summed_apart(m: Measurement) -> float:
     """Bytes of payload that our end summed in passes of their own."""
     return float(sum(m.near["ledger"].get(reason, (0, 0))[0] for reason in SUMMED))

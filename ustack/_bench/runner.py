@@ -76,7 +76,7 @@ class Runner:
         """One run."""
         command = {
             "work": case.kind.work, "api": case.api, "wait": case.wait, "congestion": congestion, "seconds": seconds,
-            **case.kind.params, **params,
+            **case.kind.params, **(case.kind.quick_params if self.quick else {}), **params,
         }  # fmt: skip
         began, busy = time.perf_counter(), machine.busy_seconds()
         near, far = bed.perform(command, *self.cpus(placement))

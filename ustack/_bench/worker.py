@@ -3,7 +3,7 @@
     {"wire": "kernel"}                                         sockets of the kernel, in this namespace
     {"wire": "tap", "device": "us0", "address": "10.9.0.2/24", "offloads": true, "busy_poll": 1.0 or null}
     {"wire": "ring", ...}
-    {"wire": "memory"}, "crowd", "loopback", "pipe", "tun"              both ends in this process: see ``duets``
+    {"wire": "memory"}, "proxy", "crowd", "loopback", "pipe", "tun"      both ends in this process: see ``duets``
 
 Commands come as JSON lines on standard input, answers go out the same way; a failure is ``{"error": text}``.
 """
@@ -26,6 +26,7 @@ from ustack._bench.alone import ALONE
 from ustack._bench.hosts import KernelHost, StackHost
 from ustack._bench.work import WORK
 from ustack._bench.work_c import WORK_C, exchange
+from ustack._bench.work_files import WORK_FILES
 
 
 def pin(cpu: int) -> None:
@@ -99,7 +100,7 @@ def _ends(host: Any, command: dict[str, Any]) -> tuple[dict[str, float], dict[st
         return (exchange if in_c and command["work"] == "alone.bulk" else ALONE[command["work"]])(
             host, command
         ), *before
-    work = (WORK_C if in_c and command["work"] in WORK_C else WORK)[command["work"]]
+    work = (WORK_C if in_c and command["work"] in WORK_C else WORK | WORK_FILES)[command["work"]]
     if command["end"] == "serve":
         with host.bound(command["ip"], work.kind) as listener:
             answer({"port": listener.getsockname()[1]})
