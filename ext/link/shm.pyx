@@ -31,7 +31,7 @@ from ustack._core.mem.ring cimport (
     RING_CONSUMER, RING_PRODUCER, ring, ring_arm, ring_attach_region, ring_disarm, ring_owes_kick, ring_put,
     ring_ready, ring_take,
 )
-from ustack._core.mem.share cimport region_publish, region_share, region_withdraw
+from ustack._core.mem.share cimport files_share, region_publish, region_retire, region_share
 from ustack._core.mem.source cimport source
 from ustack._core.sys.eventfd cimport sys_eventfd, sys_eventfd_signal, sys_eventfd_take
 from ustack._core.sys.io cimport sys_close
@@ -93,8 +93,7 @@ cdef link_ops OPS
 
 cdef void room_unref(shm_room *room) noexcept nogil:
     if atomic_dec32(&room.refs) == 0:
-        region_withdraw(room.r)
-        region_unref(room.r)
+        region_retire(room.r)
         free(room)
 
 
@@ -375,6 +374,7 @@ cdef void shm_close(link *l) noexcept nogil:
         region_unref(p.face)
     if p.room != NULL:
         room_unref(p.room)
+    files_share(-1)
     free(p)
 
 
@@ -408,6 +408,7 @@ cdef int shm_create(shm_options *o, link **made, shm_ends *ends) noexcept nogil:
     cdef int err
     if p == NULL:
         return -ENOMEM
+    files_share(1)
     link_init(&p.base, &OPS, o.layer, o.mtu, o.mac if o.layer == 2 else NULL)
     p.base.gso_max = o.gso_max
     p.base.caps = o.caps | CAP_ZEROCOPY_RX | CAP_NEED_WAKEUP

@@ -1,6 +1,6 @@
 """The device of a shared-memory link: see shm_device.pxd. No stack is in here: only descriptors, limits and memcpy."""
 
-from libc.errno cimport EBADMSG, EINVAL, EPROTO
+from libc.errno cimport EBADMSG, EFAULT, EINVAL, EPROTO
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -10,11 +10,11 @@ from ustack._core.base.checksum cimport csum_finish, csum_partial
 from ustack._core.base.types cimport NS_NEVER, atomic_load32, cpu_relax, unlikely
 from ustack._core.link.shm_wire cimport (
     D_BAD_ALIGN, D_BAD_BUFFER, D_BAD_COUNT, D_BAD_ENTRY, D_BAD_FACTS, D_BAD_LENGTH, D_BAD_LIMIT, D_BAD_RANGE,
-    D_BAD_REGION, D_BAD_RING, D_BAD_SEG, D_BYTES, D_COUNT, D_FULL, D_KICKS, D_PACKETS, D_PIECES, D_SLEEPS, D_STARVED,
-    D_SUMMED, D_UNMAPPED, D_UNMAPPED_EARLY, SHM_AT_COUNTS, SHM_AT_DONE, SHM_AT_FILL, SHM_AT_MAP, SHM_AT_RX,
-    SHM_AT_TX, SHM_CONFIG, SHM_CONFIG_FDS, SHM_FACE, SHM_FLIGHTS, SHM_HEAD, SHM_HEADERS, SHM_OWN, SHM_PACKET,
-    SHM_PIECE, SHM_PIECES, SHM_REGION, SHM_REGIONS, SHM_SLOT, SHM_SLOTS, SHM_SPLIT, SHM_TX, shm_buffer, shm_done,
-    shm_entry, shm_head, shm_limits, shm_order, shm_packet, shm_piece,
+    D_BAD_REGION, D_BAD_RING, D_BAD_SEG, D_BYTES, D_COUNT, D_FULL, D_KICKS, D_LOST, D_PACKETS, D_PIECES, D_SLEEPS,
+    D_STARVED, D_SUMMED, D_UNMAPPED, D_UNMAPPED_EARLY, SHM_AT_COUNTS, SHM_AT_DONE, SHM_AT_FILL, SHM_AT_MAP, SHM_AT_RX,
+    SHM_AT_TX, SHM_CONFIG, SHM_CONFIG_FDS, SHM_FACE, SHM_FILE, SHM_FLIGHTS, SHM_FORGET, SHM_HEAD, SHM_HEADERS, SHM_OWN,
+    SHM_PACKET, SHM_PIECE, SHM_PIECES, SHM_REGION, SHM_REGIONS, SHM_SLOT, SHM_SLOTS, SHM_SPLIT, SHM_TX, shm_buffer,
+    shm_done, shm_entry, shm_head, shm_limits, shm_order, shm_packet, shm_piece,
 )
 from ustack._core.link.vnet cimport vnet_hdr
 from ustack._core.mem.region cimport region, region_unref
@@ -22,8 +22,9 @@ from ustack._core.mem.ring cimport (
     RING_CONSUMER, RING_PRODUCER, ring, ring_arm, ring_attach_region, ring_disarm, ring_owes_kick, ring_put,
     ring_ready, ring_take,
 )
-from ustack._core.mem.share cimport region_import
+from ustack._core.mem.share cimport REGION_FILE, region_import, region_of_file
 from ustack._core.sys.eventfd cimport sys_eventfd_signal, sys_eventfd_take
+from ustack._core.sys.guard cimport guard_copy, guard_install
 from ustack._core.sys.io cimport sys_close, sys_nonblock, sys_write
 from ustack._core.sys.memory cimport PROT_READ, PROT_WRITE
 from ustack._core.sys.passing cimport sys_take_passed
@@ -31,6 +32,7 @@ from ustack._core.sys.poll cimport POLLIN, pollfd, sys_ppoll
 
 cdef enum:
     SPINS = 256                 # some 10 us of looking before it sleeps
+    FILE_MOST = 1 << 30         # bytes of a file's window
     ORDERS_EVERY = 256          # packets between looks at the control socket, when it never sleeps
     NEEDS_CSUM = 1              # vnet_hdr.flags
     DATA_VALID = 2
@@ -64,7 +66,7 @@ cdef extern from *:
     static const char *const shm_names[] = {
       "packets", "bytes", "pieces", "summed", "sleeps", "kicks", "starved",
       "bad_entry", "bad_count", "bad_region", "bad_range", "bad_align", "bad_seg", "bad_limit", "bad_length",
-      "bad_facts", "unmapped", "unmapped_early", "bad_buffer", "bad_ring", "full",
+      "bad_facts", "lost", "unmapped", "unmapped_early", "bad_buffer", "bad_ring", "full",
     };
     """
     const char *shm_names[D_COUNT]
@@ -111,7 +113,7 @@ cdef void take_orders(device *d) noexcept nogil:
     """Whatever waits on the control socket: regions to know, or its end."""
     cdef shm_order o
     cdef region *r
-    cdef int fd, err = 0
+    cdef int fd
     cdef uint32_t slot
     cdef ssize_t got
     while not d.over:
@@ -126,14 +128,27 @@ cdef void take_orders(device *d) noexcept nogil:
                 sys_close(fd)
             continue
         slot = o.region & (SHM_REGIONS - 1)
-        r = region_import(fd, 1, PROT_READ, &err) if o.kind == SHM_REGION else NULL
-        if r == NULL:
-            sys_close(fd)
+        r = accept(&o, fd)
+        if r == NULL and o.kind != SHM_FORGET:
             continue
         if d.regions[slot] != NULL:
             region_unref(d.regions[slot])
         d.regions[slot] = r
         d.names[slot] = o.region
+
+
+cdef region *accept(const shm_order *o, int fd) noexcept nogil:
+    """Map what came with an order; NULL if that cannot be. Takes the descriptor."""
+    cdef region *r = NULL
+    cdef int err = 0
+    if o.kind == SHM_REGION:
+        r = region_import(fd, 1, PROT_READ, &err)
+        if r != NULL:
+            return r
+    elif o.kind == SHM_FILE and o.length <= FILE_MOST and guard_install() == 0:
+        r = region_of_file(fd, o.offset, o.length, PROT_READ, &err)
+    sys_close(fd)
+    return r
 
 
 cdef region *find(device *d, uint32_t name) noexcept nogil:
@@ -248,14 +263,21 @@ cdef void refuse(device *d, int why) noexcept nogil:
     complete(d, -EINVAL)
 
 
-cdef void gather(device *d, uint8_t *to) noexcept nogil:
+cdef bint gather(device *d, uint8_t *to) noexcept nogil:
+    """Whether all of it was there: files can be cut."""
+    cdef const shm_piece *p
     cdef uint32_t i
     cdef region *r
     for i in range(d.head.pieces):
-        r = d.regions[d.pieces[i].region & (SHM_REGIONS - 1)]
-        memcpy(to, r.base + d.pieces[i].offset, d.pieces[i].length)
-        to += d.pieces[i].length
+        p = &d.pieces[i]
+        r = d.regions[p.region & (SHM_REGIONS - 1)]
+        if not r.flags & REGION_FILE:
+            memcpy(to, r.base + p.offset, p.length)
+        elif guard_copy(to, r.base + p.offset, p.length) != p.length:
+            return False
+        to += p.length
     d.n[<int>D_PIECES] += d.head.pieces
+    return True
 
 
 cdef void finish_checksum(device *d, uint8_t *to) noexcept nogil:
@@ -283,7 +305,10 @@ cdef void move(device *d) noexcept nogil:
     p.length = d.head.length
     p.unused[0] = p.unused[1] = 0
     to = d.room.base + d.buffer.offset + p.start
-    gather(d, to)
+    if unlikely(not gather(d, to)):
+        d.n[<int>D_LOST] += 1
+        complete(d, -EFAULT)
+        return
     if stamp_of(d) != d.head.stamp:
         d.n[<int>D_UNMAPPED_EARLY] += 1         # what was read may be something else by now: it goes nowhere
         complete(d, -EINVAL)

@@ -5,7 +5,7 @@ What the device cannot reach in place, and nothing else, is bounced: copied to m
 pieces than the device gathers is made contiguous, once. Both are booked.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
 from ustack._core.link.link cimport link
 from ustack._core.link.shm_wire cimport SHM_FLIGHTS, SHM_PIECES, SHM_REGIONS, shm_limits
@@ -53,6 +53,7 @@ cdef struct shm_sender:
     int nwindows
     int last                    # the window found last
     int victim
+    int32_t retired             # regions_retired() when the windows were looked through
     shm_flight flights[SHM_FLIGHTS]
     uint16_t free[SHM_FLIGHTS]
     int nfree

@@ -1,6 +1,6 @@
 """The transmitting half of a shared-memory link: see shm_tx.pxd."""
 
-from libc.errno cimport EINVAL, EPROTO
+from libc.errno cimport EFAULT, EINVAL, EPROTO
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -9,18 +9,21 @@ from ustack._core.base.ledger cimport LR_BOUNCE, LR_DEVICE_TX, LR_FLATTEN, ledge
 from ustack._core.base.types cimport atomic_store32, bit_lowest64, likely, unlikely
 from ustack._core.link.link cimport link, link_fits
 from ustack._core.link.shm_wire cimport (
-    SHM_AT_DONE, SHM_AT_MAP, SHM_AT_TX, SHM_HEAD, SHM_PIECE, SHM_REGION, SHM_SLOT, SHM_SPLIT, SHM_TX, SHM_VERSION,
-    shm_done, shm_entry, shm_limits, shm_order, shm_piece,
+    SHM_AT_DONE, SHM_AT_MAP, SHM_AT_TX, SHM_FILE, SHM_FORGET, SHM_HEAD, SHM_PIECE, SHM_REGION, SHM_SLOT, SHM_SPLIT, SHM_TX,
+    SHM_VERSION, shm_done, shm_entry, shm_limits, shm_order, shm_piece,
 )
 from ustack._core.link.vnet cimport vnet_encode
-from ustack._core.mem.mblk cimport DB_EXTERNAL, DB_LENT, freemsg, mblk, mblk_len, msgcopyout
+from ustack._core.mem.mblk cimport DB_EXTERNAL, DB_LENT, freemsg, mark_broken, mblk, mblk_len, msgcopyout
 from ustack._core.mem.pool cimport pool_region_of
 from ustack._core.mem.region cimport region, region_ref, region_unref
 from ustack._core.mem.ring cimport (
     RING_CONSUMER, RING_PRODUCER, ring_arm, ring_attach_region, ring_disarm, ring_owes_kick, ring_put, ring_ready,
     ring_take,
 )
-from ustack._core.mem.share cimport region_holding, region_seal, region_share
+from ustack._core.mem.share cimport (
+    REGION_FILE, REGION_RETIRED, region_file_offset, region_holding, region_seal, region_share,
+    regions_retired,
+)
 from ustack._core.sys.eventfd cimport sys_eventfd_signal
 from ustack._core.sys.passing cimport sys_pass
 
@@ -44,25 +47,49 @@ cdef struct plan:
 
 # --- the regions that the device knows --------------------------------------------------------------------------------
 
+cdef void vacate(shm_sender *s, int i) noexcept nogil:
+    """An empty window has the bounce buffers' region, in which nobody looks for anything: that is window 0."""
+    region_unref(s.windows[i].r)
+    region_ref(s.bounce)
+    s.windows[i].r = s.bounce
+
+
+cdef void look_through(shm_sender *s) noexcept nogil:
+    """Regions that nobody sends from any more: let them go, and have the device do so."""
+    cdef shm_order o
+    cdef int32_t retired = regions_retired()
+    cdef bint later = False
+    cdef int i
+    memset(&o, 0, sizeof(o))
+    o.kind = SHM_FORGET
+    for i in range(1, s.nwindows):
+        if not s.windows[i].r.flags & REGION_RETIRED:
+            continue
+        if s.windows[i].mapped:
+            later = True
+            continue
+        o.region = s.windows[i].name
+        sys_pass(s.control, &o, sizeof(o), &s.bounce.fd, 1)
+        vacate(s, i)
+    if not later:
+        s.retired = retired
+
+
 cdef int place_for(shm_sender *s) noexcept nogil:
-    """A free window; or one that nobody but us holds; or one that the device does not read now; or -1."""
+    """An empty window, or one that the device does not read now, or -1."""
     cdef int i, k, idle = -1
-    if s.nwindows < SHM_REGIONS:
-        s.nwindows += 1
-        return s.nwindows - 1
     for k in range(1, SHM_REGIONS):
         i = 1 + (s.victim + k) % (SHM_REGIONS - 1)
-        if s.windows[i].mapped == 0:
-            if s.windows[i].r.refs == 1:
-                idle = i
-                break
-            if idle < 0:
-                idle = i
-    if idle < 0:
-        return -1
-    s.victim = idle
-    region_unref(s.windows[idle].r)
-    s.windows[idle].r = NULL
+        if i < s.nwindows and s.windows[i].r == s.bounce:
+            return i
+        if idle < 0 and i < s.nwindows and s.windows[i].mapped == 0:
+            idle = i
+    if s.nwindows < SHM_REGIONS:
+        s.nwindows += 1
+        region_ref(s.bounce)
+        s.windows[s.nwindows - 1].r = s.bounce
+        return s.nwindows - 1
+    s.victim = idle if idle >= 0 else s.victim
     return idle
 
 
@@ -72,26 +99,25 @@ cdef int introduce(shm_sender *s, region *taken) noexcept nogil:
     cdef shm_window *w
     cdef int i = -1
     memset(&o, 0, sizeof(o))
-    if taken.fd >= 0 and region_seal(taken) == 0:
+    o.kind = SHM_REGION
+    if taken.flags & REGION_FILE:
+        o.kind = SHM_FILE
+        o.offset = region_file_offset(taken)
+        o.length = taken.length
+    if taken.fd >= 0 and (o.kind == SHM_FILE or region_seal(taken) == 0):
         i = place_for(s)
     if i >= 0:
         w = &s.windows[i]
+        vacate(s, i)
         w.version = (w.version + 1) & 0xFFFF
         w.name = <uint32_t>i | w.version << SHM_VERSION
         w.mapped = 0
-        w.r = taken
-        o.kind = SHM_REGION
         o.region = w.name
         if sys_pass(s.control, &o, sizeof(o), &taken.fd, 1) == sizeof(o):
             s.n.regions += 1
+            region_unref(w.r)
+            w.r = taken
             return i
-        # Not told: the place stays empty. It is the last one, or was another's before.
-        w.r = NULL
-        if i == s.nwindows - 1:
-            s.nwindows -= 1
-        else:
-            w.r = s.bounce
-            region_ref(s.bounce)
     region_unref(taken)
     return -1
 
@@ -124,7 +150,7 @@ cdef int window_of(shm_sender *s, const mblk *b) noexcept nogil:
 
 # --- what goes where --------------------------------------------------------------------------------------------------
 
-cdef void add(plan *p, int window, uint64_t offset, uint32_t at, uint32_t n) noexcept nogil:
+cdef void add(shm_sender *s, plan *p, int window, uint64_t offset, uint32_t at, uint32_t n) noexcept nogil:
     cdef extent *e
     if window < 0 and p.n and p.e[p.n - 1].window < 0:
         p.e[p.n - 1].length += n        # what is bounced lies together
@@ -138,6 +164,15 @@ cdef void add(plan *p, int window, uint64_t offset, uint32_t at, uint32_t n) noe
     e.offset = offset
     e.at = at
     e.length = n
+    if window >= 0:
+        s.windows[window].mapped += 1   # so that no other block of this packet takes its place
+
+
+cdef void drop_plan(shm_sender *s, const plan *p) noexcept nogil:
+    cdef int i
+    for i in range(p.n):
+        if p.e[i].window >= 0:
+            s.windows[p.e[i].window].mapped -= 1
 
 
 cdef void add_block(shm_sender *s, plan *p, const mblk *b, uint32_t at) noexcept nogil:
@@ -147,22 +182,22 @@ cdef void add_block(shm_sender *s, plan *p, const mblk *b, uint32_t at) noexcept
     cdef uint64_t offset
     if w < 0:
         p.memory += left
-        add(p, -1, 0, at, left)
+        add(s, p, -1, 0, at, left)
         return
     offset = b.rptr - s.windows[w].r.base
     if offset & (s.limits.align - 1):
         p.align += left
-        add(p, -1, 0, at, left)
+        add(s, p, -1, 0, at, left)
         return
     while left and not p.over:
         if offset >= s.limits.address_limit:
             p.limit += left
-            add(p, -1, 0, at, left)
+            add(s, p, -1, 0, at, left)
             return
         n = left if left < s.limits.max_seg else s.limits.max_seg
         if offset + n > s.limits.address_limit:
             n = s.limits.address_limit - offset
-        add(p, w, offset, at, n)
+        add(s, p, w, offset, at, n)
         offset += n
         at += n
         left -= n
@@ -274,6 +309,7 @@ cdef int submit(shm_sender *s, link *l, mblk *m) noexcept nogil:
     direct = feasible(s, &p)
     bounce = not direct or p.memory or p.align or p.limit
     if bounce and s.bounces == 0:
+        drop_plan(s, &p)
         return 0
     cookie = s.free[s.nfree - 1]
     s.nfree -= 1
@@ -288,6 +324,7 @@ cdef int submit(shm_sender *s, link *l, mblk *m) noexcept nogil:
         lay_out(s, l, f, e, &p, m)
     else:
         flatten(s, l, f, e, m)
+    drop_plan(s, &p)
     s.stamp = s.stamp + 1 if s.stamp != <uint32_t>0xFFFFFFFF else 1
     f.stamp = s.stamp
     s.lent += is_lent(m)
@@ -324,6 +361,8 @@ cdef int shm_sender_reap(shm_sender *s, link *l) noexcept nogil:
     cdef shm_done done[16]
     cdef shm_flight *f
     cdef int n, i
+    if unlikely(regions_retired() != s.retired):
+        look_through(s)
     while True:
         n = ring_take(&s.done, done, 16)
         if n <= 0:
@@ -338,6 +377,8 @@ cdef int shm_sender_reap(shm_sender *s, link *l) noexcept nogil:
             else:
                 s.n.refused += 1
                 l.stats.tx_drop += 1
+                if done[i].status == -EFAULT:
+                    mark_broken(f.m)
             land(s, f)
 
 
@@ -385,6 +426,7 @@ cdef int shm_sender_init(shm_sender *s, region *own, const shm_limits *limits) n
     cdef uint64_t slots = SHM_BOUNCES
     s.limits = limits[0]
     s.control = s.bell = -1
+    s.retired = regions_retired()
     s.map = <uint32_t *>(own.base + SHM_AT_MAP)
     if limits.address_limit < SHM_BOUNCES * SHM_SLOT:
         slots = limits.address_limit // SHM_SLOT
@@ -394,6 +436,9 @@ cdef int shm_sender_init(shm_sender *s, region *own, const shm_limits *limits) n
     s.bounce = region_share(slots * SHM_SLOT, &err)
     if s.bounce == NULL:
         return err
+    region_ref(s.bounce)
+    s.windows[BOUNCE_WINDOW].r = s.bounce
+    s.nwindows = 1
     for i in range(SHM_FLIGHTS):
         s.free[i] = SHM_FLIGHTS - 1 - i
         s.flights[i].m = NULL
@@ -403,10 +448,12 @@ cdef int shm_sender_init(shm_sender *s, region *own, const shm_limits *limits) n
 
 
 cdef int shm_sender_start(shm_sender *s, int control, int bell) noexcept nogil:
+    cdef shm_order o
     s.control = control
     s.bell = bell
-    region_ref(s.bounce)
-    return 0 if introduce(s, s.bounce) == BOUNCE_WINDOW else -EPROTO
+    memset(&o, 0, sizeof(o))
+    o.kind = SHM_REGION             # of BOUNCE_WINDOW, version 0
+    return 0 if sys_pass(control, &o, sizeof(o), &s.bounce.fd, 1) == sizeof(o) else -EPROTO
 
 
 cdef void shm_sender_clear(shm_sender *s) noexcept nogil:

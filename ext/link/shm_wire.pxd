@@ -70,7 +70,7 @@ cdef struct shm_packet:         # of the receive ring
 
 cdef struct shm_done:
     uint32_t cookie
-    int32_t status              # 0, or -errno: the device refused the packet
+    int32_t status              # 0, or -errno: the device refused the packet; -EFAULT: pages of a file are gone
 
 cdef struct shm_limits:         # of a device
     uint32_t max_sg             # pieces of a packet
@@ -83,7 +83,7 @@ cdef enum:
     # What a device counts, in its own region: SHM_NAMES in shm_device
     D_PACKETS, D_BYTES, D_PIECES, D_SUMMED, D_SLEEPS, D_KICKS, D_STARVED
     D_BAD_ENTRY, D_BAD_COUNT, D_BAD_REGION, D_BAD_RANGE, D_BAD_ALIGN, D_BAD_SEG, D_BAD_LIMIT, D_BAD_LENGTH, D_BAD_FACTS
-    D_UNMAPPED, D_UNMAPPED_EARLY, D_BAD_BUFFER, D_BAD_RING, D_FULL
+    D_LOST, D_UNMAPPED, D_UNMAPPED_EARLY, D_BAD_BUFFER, D_BAD_RING, D_FULL
     D_COUNT
 
 cdef enum:
@@ -102,8 +102,12 @@ cdef enum:
     SHM_CONFIG = 0x75736431     # what the stack tells its device at first, with SHM_CONFIG_FDS descriptors
     SHM_CONFIG_FDS = 6          # own, the peer's face and receive region, bell, our irq, the peer's irq
     SHM_REGION = 0x75736432     # a region that pieces will be in, with one
+    SHM_FILE = 0x75736433       # pages of a file, likewise: the device maps them
+    SHM_FORGET = 0x75736434     # a region that no piece will be in any more; with one too, of no meaning
 
 cdef struct shm_order:
     uint32_t kind
     uint32_t region             # as in a piece
     shm_limits limits           # SHM_CONFIG
+    uint64_t offset             # SHM_FILE: which bytes
+    uint64_t length

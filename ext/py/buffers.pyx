@@ -29,8 +29,8 @@ from ustack._core.mem.arena cimport (
 )
 from ustack._core.mem.mblk cimport DB_EXTERNAL, M_DATA, M_PROTO, dblk, mblk, mblk_len
 from ustack._core.mem.pool cimport pool, pool_region_of
-from ustack._core.mem.region cimport REGION_HUGE, REGION_LOCKED, region, region_create, region_unref
-from ustack._core.mem.share cimport region_publish, region_withdraw
+from ustack._core.mem.region cimport REGION_HUGE, REGION_LOCKED, region, region_create
+from ustack._core.mem.share cimport region_publish, region_retire
 
 cdef extern from "Python.h":
     # Here with plain pointers: Cython is to add no exception handling of its own around them.
@@ -216,8 +216,7 @@ cdef class Region:
 
     def __dealloc__(self):
         if self.r != NULL:
-            region_withdraw(self.r)
-            region_unref(self.r)
+            region_retire(self.r)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         fill(view, self, self.r.base, self.r.length, False, flags, <Py_ssize_t *>&self.r.length)

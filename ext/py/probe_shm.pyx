@@ -7,6 +7,7 @@ from ustack._core.py.driver cimport driver_flush_unlock, driver_lock
 from ustack._core.py.socket cimport Socket
 from ustack._core.sys.memory cimport PROT_READ, PROT_WRITE, mem_protect
 from ustack._core.tcp.tcp cimport tcp_send
+from ustack._core.zerocopy.window cimport windows_darken, windows_drop
 
 PROTECTIONS = {"none": 0, "read": PROT_READ, "write": PROT_READ | PROT_WRITE}
 
@@ -22,6 +23,12 @@ def protect(size_t address, size_t length, what) -> None:
     """mprotect whole pages: "none", "read" or "write"."""
     if mem_protect(<void *>address, length, PROTECTIONS[what]) < 0:
         raise OSError("mprotect")
+
+
+def darken_files(bint dark) -> None:
+    """From here on files are mapped without access for this process; unused windows are unmapped first."""
+    windows_drop()
+    windows_darken(dark)
 
 
 def queue_external(Socket sock, size_t address, size_t length) -> int:

@@ -137,6 +137,7 @@ cdef void data_timeout(tcb *c, ns_t now) noexcept nogil:
         return
     if c.sq_head != NULL and c.sq_head.dp.flags & DB_BROKEN:
         count(&c.home.ctx.n, C_FILE_LOST)
+        c.snd_nxt = c.snd_una           # where the peer waits: behind a full window it would not hear the reset
         conn_abort(c, EIO)              # the bytes are gone: better no stream than a wrong one
         return
     # A peer that shrank its window to nothing and still answers is slow, not gone.

@@ -167,6 +167,8 @@ cdef int bring_in(const origin *o, const window *w, size_t n) noexcept nogil:
     cdef int r
     start -= start % page
     end += (page - end % page) % page
+    if w.dark:
+        return 0
     if o.facts.owned and sys_resident(w.base + start, end - start):
         return 0
     r = sys_populate(w.base + start, end - start)

@@ -13,6 +13,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport mblk
+from ustack._core.mem.region cimport region
 from ustack._core.sys.file cimport file_facts
 
 cdef enum:
@@ -30,6 +31,8 @@ cdef struct window:
     int32_t refs                # users and blocks; under the list's lock
     int32_t broken              # a page is gone: nobody new gets this window
     int slot                    # with the guard
+    bint dark                   # for tests: mapped without access
+    region *shared              # while a device of another process can be told of it, else NULL: it has the mapping
 
 # The window on the byte at `offset`, with a reference for the caller; NULL: *err (-errno: the file cannot be mapped,
 # -ENOSPC: too many windows).
@@ -39,4 +42,6 @@ cdef void window_put(window *w) noexcept nogil
 cdef mblk *window_block(arena *a, window *w, int64_t offset, size_t n) noexcept nogil
 # Unmap those that nobody uses; how many were.
 cdef int windows_drop() noexcept nogil
+# For tests: from here on windows are mapped without access for this process, which then cannot bring pages in either.
+cdef void windows_darken(bint dark) noexcept nogil
 cdef void windows_count(int *mapped, int *unused) noexcept nogil

@@ -8,6 +8,7 @@ from libc.stdlib cimport calloc, free
 from ustack._core.base.types cimport spin_lock, spin_unlock
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport DB_READONLY, esballoc, mblk
+from ustack._core.mem.share cimport files_shared, region_of_file, region_publish, region_retire
 from ustack._core.sys.file cimport file_facts
 from ustack._core.sys.guard cimport guard_forget, guard_watch
 from ustack._core.sys.memory cimport MAP_SHARED, PROT_READ, mem_map, mem_unmap
@@ -20,6 +21,7 @@ cdef window *oldest = NULL
 cdef int mapped_now = 0
 cdef int unused_now = 0
 cdef int32_t lock = 0
+cdef int protection = PROT_READ
 
 
 # --- the list, under its lock -------------------------------------------------------------------------------------
@@ -49,8 +51,10 @@ cdef void link_front(window *w) noexcept nogil:
 
 cdef window *find(const file_facts *facts, int64_t offset) noexcept nogil:
     cdef window *w = newest
+    cdef bint sharing = files_shared()
     while w != NULL:
-        if w.inode == facts.inode and w.offset == offset and w.device == facts.device and not w.broken:
+        if (w.inode == facts.inode and w.offset == offset and w.device == facts.device and not w.broken
+                and (w.shared != NULL or not sharing)):
             return w
         w = w.next
     return NULL
@@ -73,8 +77,12 @@ cdef window *take_unused(int keep) noexcept nogil:
 
 # --- mappings -----------------------------------------------------------------------------------------------------
 cdef void unmap(window *w) noexcept nogil:
-    mem_unmap(w.base, WINDOW)
-    guard_forget(w.slot)
+    if w.shared != NULL:
+        region_retire(w.shared)
+    elif w.base != NULL:
+        mem_unmap(w.base, WINDOW)
+    if w.slot >= 0:
+        guard_forget(w.slot)
     free(w)
 
 
@@ -83,16 +91,22 @@ cdef window *map_new(int fd, const file_facts *facts, int64_t offset, int *err) 
     if w == NULL:
         err[0] = -ENOMEM
         return NULL
-    w.base = <uint8_t *>mem_map(NULL, WINDOW, PROT_READ, MAP_SHARED, fd, offset, err)
-    if w.base == NULL:
-        free(w)
-        return NULL
-    w.slot = guard_watch(w.base, WINDOW, &w.broken)
+    w.slot = -1
+    if files_shared():
+        w.shared = region_of_file(fd, offset, WINDOW, protection, err)
+        w.base = w.shared.base if w.shared != NULL else NULL
+    else:
+        w.base = <uint8_t *>mem_map(NULL, WINDOW, protection, MAP_SHARED, fd, offset, err)
+    if w.base != NULL:
+        w.slot = guard_watch(w.base, WINDOW, &w.broken)
+        if w.slot < 0:
+            err[0] = w.slot
     if w.slot < 0:
-        err[0] = w.slot
-        mem_unmap(w.base, WINDOW)
-        free(w)
+        unmap(w)
         return NULL
+    if w.shared != NULL:
+        region_publish(w.shared)
+    w.dark = protection == 0
     w.device = facts.device
     w.inode = facts.inode
     w.offset = offset
@@ -181,6 +195,11 @@ cdef int windows_drop() noexcept nogil:
             return n
         unmap(w)
         n += 1
+
+
+cdef void windows_darken(bint dark) noexcept nogil:
+    global protection
+    protection = 0 if dark else PROT_READ
 
 
 cdef void windows_count(int *mapped, int *unused) noexcept nogil:

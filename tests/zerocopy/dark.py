@@ -14,7 +14,8 @@ test itself looks through a second mapping.
 
 What the device can reach in place: buffers of the stack's own pools; ``ustack.buffers.Region`` and all memory inside
 one (also a numpy array on it); in the core every region that is on the list of mem/share (``region_publish``): a memory
-file, sealed against shrinking, mapped once for each region structure. All else is bounced, which in the dark is SIGSEGV, and in the light ``tx.bounce`` in the ledger.
+file, sealed against shrinking, mapped once for each region structure; windows on files, while a SharedMemory link is
+open. All else is bounced, which in the dark is SIGSEGV, and in the light ``tx.bounce`` in the ledger.
 """
 
 from __future__ import annotations
