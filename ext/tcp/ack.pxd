@@ -1,7 +1,8 @@
 """When received data is acknowledged (RFC 9293 3.8.6.3, RFC 5681 4.2): at once, in the next egress, or a little later.
 
 Output is made once per verb, so a burst of in-order segments gets one ACK; out-of-order segments are answered one
-by one, by ``input``, because the peer counts those answers.
+by one, by ``input``, because the peer counts those answers. Where segments have been lost, ACKs get lost as well, and
+one that stood for a whole window costs a time-out: there each second segment of a burst draws its own.
 """
 
 from libc.stdint cimport uint32_t
@@ -11,12 +12,16 @@ from ustack._core.tcp.block cimport tcb
 
 cdef enum:
     DELACK_MS = 40              # Linux's least
-    QUICK_ACKS = 16             # the first segments are acknowledged at once: the peer is in slow start
+    QUICK_ACKS = 16             # the first segments, and those after a loss, are acknowledged at once
+    WARY_SEGMENTS = 250         # after a loss
+    LEAST_FULL = 536            # smaller segments are no evidence of the peer's segment size
 
 # n bytes of in-order data have come.
 cdef void ack_data(tcb *c, uint32_t n) noexcept nogil
 # An ACK in the next egress.
 cdef void ack_soon(tcb *c) noexcept nogil
+# Something came out of order or twice: the network loses or reorders.
+cdef void ack_loss(tcb *c) noexcept nogil
 cdef void delack_fire(void *arg, ns_t now) noexcept nogil
 
 

@@ -1,11 +1,12 @@
 """When received data is acknowledged: see ack.pxd."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from ustack._core.base.counters cimport C_TCP_DELACK, count
 from ustack._core.base.types cimport NS_MS, ns_t
 from ustack._core.base.wheel cimport timer_arm
 from ustack._core.tcp.block cimport TF_ACK_DELAYED, TF_ACK_NOW, TF_QUICKACK, has, mark, tcb
+from ustack._core.tcp.segment cimport seg_ack
 
 
 cdef void ack_soon(tcb *c) noexcept nogil:
@@ -13,21 +14,37 @@ cdef void ack_soon(tcb *c) noexcept nogil:
     mark(c)
 
 
+cdef void ack_loss(tcb *c) noexcept nogil:
+    c.quick = QUICK_ACKS
+    c.wary = WARY_SEGMENTS
+
+
 cdef void learn_segment_size(tcb *c, uint32_t n) noexcept nogil:
-    """The peer's full segments are as large as the largest that has come, up to what we offered."""
+    """The peer's full segments are as large as the largest that has come, up to what we offered, until two in a row
+    are smaller and equal: then its path has become narrower."""
     if n > c.rcv_mss:
         c.rcv_mss = n if n < c.mss_adv else c.mss_adv
+    elif n < c.rcv_mss and n == c.rcv_size and n >= LEAST_FULL:
+        c.rcv_mss = n
+    c.rcv_size = <uint16_t>(n if n < 0xFFFF else 0xFFFF)
 
 
 cdef void ack_data(tcb *c, uint32_t n) noexcept nogil:
+    cdef bint careful = c.quick or c.wary
+    cdef bint full
     learn_segment_size(c, n)
-    if c.rcv_nxt - c.last_ack_sent > c.rcv_mss or c.quick or has(c, TF_QUICKACK):
-        if c.quick:
-            c.quick -= 1
+    full = c.rcv_nxt - c.last_ack_sent > c.rcv_mss
+    if full and careful:
+        seg_ack(c)                      # also in the midst of a burst
+    elif full or c.quick or has(c, TF_QUICKACK):
         ack_soon(c)
     elif not has(c, TF_ACK_DELAYED):
         c.flags |= TF_ACK_DELAYED
         timer_arm(&c.home.ctx.timers, &c.delack, c.home.ctx.now + DELACK_MS * NS_MS)
+    if c.quick:
+        c.quick -= 1
+    if c.wary:
+        c.wary -= 1
 
 
 cdef void delack_fire(void *arg, ns_t now) noexcept nogil:

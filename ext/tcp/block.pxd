@@ -241,6 +241,8 @@ cdef struct tcb:
     uint32_t rq_len
     uint32_t rq_held            # storage of it
     uint8_t quick               # ACKs still to be sent at once
+    uint8_t wary                # segments for which a burst draws more than one ACK: ACKs may get lost
+    uint16_t rcv_size           # the size of the last segment with data
     drs_state drs
     # --- recovery
     uint8_t dupacks

@@ -78,6 +78,12 @@ cdef uint32_t reno_friendly(tcb *c, uint32_t acked) noexcept nogil:
     return <uint32_t>(q.w_est >> 10)
 
 
+cdef uint32_t whole(const tcb *c, uint32_t window) noexcept nogil:
+    """Rounded up to segments: only whole ones are sent, and of a small window the rest would be a good part. Linux,
+    which counts windows in segments, grows as fast."""
+    return (window + c.snd_mss - 1) // c.snd_mss * c.snd_mss
+
+
 cdef void approach(tcb *c, uint32_t target, uint32_t acked) noexcept nogil:
     """Grow so that a window of ACKs brings cwnd to the target, but not beyond half as much again (RFC 9438 4.2)."""
     cdef cubic_state *q = &c.cubic
@@ -95,7 +101,7 @@ cdef void approach(tcb *c, uint32_t target, uint32_t acked) noexcept nogil:
 cdef void cubic_acked(tcb *c, uint32_t acked) noexcept nogil:
     cdef cubic_state *q = &c.cubic
     cdef int64_t t
-    cdef uint32_t est
+    cdef uint32_t est, wanted
     if c.ca_state == CA_LOSS:
         q.timed_out = True
     acked = slow_start(c, acked)
@@ -109,8 +115,9 @@ cdef void cubic_acked(tcb *c, uint32_t acked) noexcept nogil:
     t = ticks(c.home.ctx.now - q.epoch)
     est = reno_friendly(c, acked)
     if window_at(c, t) < est:
-        if est > c.cwnd:
-            c.cwnd = est
+        wanted = whole(c, est)
+        if wanted > c.cwnd:
+            c.cwnd = wanted
     else:
         approach(c, window_at(c, t + ticks(c.srtt)), acked)
     if c.cwnd > CWND_MAX:

@@ -19,6 +19,7 @@ from ustack._core.base.types cimport NS_SEC, ns_t
 from ustack._core.inet.demux cimport flow_entry, flow_find, flow_find_local
 from ustack._core.inet.inet cimport ip_packet, ip_pseudo
 from ustack._core.mem.mblk cimport adjmsg, freemsg, mblk, mblk_len, msgcsum
+from ustack._core.tcp.ack cimport ack_loss
 from ustack._core.tcp.acknowledge cimport check_ack
 from ustack._core.tcp.arrival cimport arrival, seg_end, seg_len
 from ustack._core.tcp.block cimport TF_DSACK, TF_PASSIVE, TF_SACK, TF_TS, has, tcb
@@ -251,6 +252,7 @@ cdef void note_duplicate(tcb *c, const arrival *s) noexcept nogil:
     """Text that came twice is reported (RFC 2883 4)."""
     if s.n and seq_lt(s.h.seq, c.rcv_nxt):
         count(&s.t.ctx.n, C_TCP_DUPLICATE)
+        ack_loss(c)
         if has(c, TF_SACK):
             c.dsack.start = s.h.seq
             c.dsack.end = s.h.seq + s.n if seq_lt(s.h.seq + s.n, c.rcv_nxt) else c.rcv_nxt

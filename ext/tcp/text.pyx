@@ -10,7 +10,7 @@ from ustack._core.base.counters cimport (
 )
 from ustack._core.base.seq cimport seq_gt, seq_lt, seq_t
 from ustack._core.mem.mblk cimport adjmsg, mblk, msgconsume
-from ustack._core.tcp.ack cimport ack_data, ack_soon
+from ustack._core.tcp.ack cimport ack_data, ack_loss, ack_soon
 from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
     TF_DSACK, TF_FIN_KNOWN, TF_FIN_RCVD, TF_ORPHAN, TF_SACK, TF_SHUT_RD, has, interval, tcb, tcb_post,
@@ -84,6 +84,7 @@ cdef mblk *trim(tcb *c, arrival *s) noexcept nogil:
     cut = 0
     if seq_lt(s.h.seq, c.rcv_nxt):
         cut = c.rcv_nxt - s.h.seq
+        ack_loss(c)
         if has(c, TF_SACK):
             c.dsack.start = s.h.seq
             c.dsack.end = c.rcv_nxt if cut < s.n else s.h.seq + s.n
@@ -153,6 +154,7 @@ cdef void keep(tcb *c, arrival *s, mblk *taken) noexcept nogil:
     cdef mblk *m
     if s.h.seq != c.rcv_nxt:
         count(&s.t.ctx.n, C_TCP_OUT_OF_ORDER)
+        ack_loss(c)
     added = ooo_add(&c.ooo, c.home.ctx.mem, taken, s.h.seq, s.n, &dup)
     if added < 0 or c.ooo.total != total + <uint32_t>added:     # dropped, or another run for its sake
         count(&s.t.ctx.n, C_TCP_OOO_LIMIT)

@@ -162,6 +162,77 @@ def test_a_burst_in_one_verb_gets_one_ack_but_disorder_gets_one_each():
     assert len(p.recv_all()) == 10
 
 
+def test_after_a_loss_the_next_segments_are_acknowledged_at_once():
+    """As in Linux: the peer's window is small then, and waits for each ACK."""
+    p = established(sack=True)
+    p.send("A", 1461, 1, FULL)
+    p.recv("A", ack=1, sack=[(1461, 2921)])
+    p.send("A", 1, 1, FULL)
+    p.recv("A", ack=2921)
+    for i in range(2, 18):
+        p.send("A", 1 + 1460 * i, 1, FULL)
+        p.recv("A", ack=1461 + 1460 * i)
+        p.conn.recv()
+    p.send("A", 1 + 1460 * 18, 1, FULL)
+    p.recv_nothing()
+
+
+def test_after_a_duplicate_the_next_segments_are_acknowledged_at_once():
+    """Our ACK was lost, or late."""
+    p = established(sack=True)
+    p.send("A", 1, 1, FULL)
+    p.send("A", 1, 1, FULL)
+    p.recv("A", ack=1461, sack=[(1, 1461)])
+    for i in range(1, 17):
+        p.send("A", 1 + 1460 * i, 1, FULL)
+        p.recv("A", ack=1461 + 1460 * i)
+
+
+def test_after_a_loss_a_burst_draws_an_ack_for_each_second_segment():
+    """ACKs may be lost as well: one alone for all of it would cost the peer a time-out."""
+    p = established(sack=True, rcvbuf=1 << 20, wscale=5)
+    p.send("A", 1461, 1, FULL)
+    p.send("A", 1, 1, FULL)
+    p.recv_all()
+    for i in range(2, 12):
+        p.send("A", 1 + 1460 * i, 1, FULL, egress=False)
+    p.host.egress()
+    assert [(s.ack - p.iss - 1) // 1460 for s in p.recv_all()] == [4, 6, 8, 10, 12]
+    at = 12
+    while at < 260:
+        p.send("A", 1 + 1460 * at, 1, FULL)
+        at += 1
+    p.conn.recv()
+    p.recv_all()
+    for i in range(at, at + 10):
+        p.send("A", 1 + 1460 * i, 1, FULL, egress=False)
+    p.host.egress()
+    p.recv("A", ack=1 + 1460 * (at + 10))
+    p.recv_nothing()
+
+
+def test_the_peers_segment_size_follows_its_path_down():
+    """Two in a row that are smaller and equal: from then on each second one of those is acknowledged."""
+    p = established(mss=8960)
+    p.conn.set("quickack", 0)
+    small = b"y" * 1000
+    p.send("A", 1, 1, FULL)
+    p.after(0.05)
+    p.recv("A", ack=1461)
+    p.send("A", 1461, 1, small)
+    p.recv_nothing()
+    p.send("A", 2461, 1, small)
+    p.recv("A", ack=3461)
+    p.conn.recv()
+    p.send("A", 3461, 1, small)
+    p.recv_nothing()
+    p.send("A", 4461, 1, small)
+    p.recv("A", ack=5461)
+    for i in range(3):                              # a few bytes are no segment size
+        p.send("A", 5461 + i, 1, b"z")
+    p.recv_nothing()
+
+
 def test_quickack_option():
     p = established(quickack=1)
     p.send("A", 1, 1, b"x")
