@@ -1,0 +1,582 @@
+"""Channels of fbufs: see fbchannel.pxd."""
+
+from libc.errno cimport EAGAIN, ECONNRESET, ENOMEM, ENOSPC, EOVERFLOW, EPERM
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from ustack._core.mem.region cimport region_ref, region_unref
+from ustack._core.mem.ring cimport (
+    RING_CONSUMER, RING_PRODUCER, ring_arm, ring_arm_for, ring_attach_region, ring_disarm, ring_extent, ring_owes_kick,
+    ring_put, ring_ready, ring_take,
+)
+from ustack._core.mem.share cimport region_import, region_share
+from ustack._core.sys.eventfd cimport sys_eventfd, sys_eventfd_signal, sys_eventfd_take
+from ustack._core.sys.io cimport sys_close
+from ustack._core.sys.memory cimport PROT_READ, PROT_WRITE, SEAL_WRITE, memfd_seals, page_size
+from ustack._core.sys.passing cimport sys_pass, sys_take_passed
+from ustack._core.sys.poll cimport POLLHUP, POLLIN, pollfd, sys_ppoll
+from ustack._core.zerocopy.fbpool cimport (
+    FB_BUFFERS_MAX, FB_FORWARD, FB_ONCE, FB_RELAYED, fbpool, fbpool_drop, fbpool_hold, fbpool_ref, fbpool_regain,
+    fbpool_secure, fbpool_unref,
+)
+
+cdef extern from "<errno.h>" nogil:
+    enum:
+        EBADMSG
+        EPROTO
+
+cdef enum:
+    HELLO = 0x31626675          # "ufb1"
+    POLLRDHUP_ = 0x2000
+
+cdef struct hello:
+    uint32_t magic
+    uint32_t descriptors
+    uint32_t returns
+    uint32_t reserved
+
+# A region is presented by this and its descriptor.
+cdef struct introduction:
+    uint32_t number
+    uint32_t count
+    uint64_t size
+    uint32_t flags
+    uint32_t epoch
+
+
+# --- life -------------------------------------------------------------------------------------------------------------
+
+cdef size_t descriptors_extent() noexcept nogil:
+    return ring_extent(FBC_DESCRIPTORS, sizeof(fb_descriptor))
+
+
+cdef size_t rings_extent() noexcept nogil:
+    return descriptors_extent() + ring_extent(FBC_RETURNS, sizeof(fb_return))
+
+
+cdef int attach(fbchannel *c) noexcept nogil:
+    cdef size_t at = descriptors_extent()
+    cdef int e = ring_attach_region(&c.out, c.mine, 0, FBC_DESCRIPTORS, sizeof(fb_descriptor), RING_PRODUCER)
+    if e == 0:
+        e = ring_attach_region(&c.back_out, c.mine, at, FBC_RETURNS, sizeof(fb_return), RING_PRODUCER)
+    if e == 0:
+        e = ring_attach_region(&c.in_, c.theirs, 0, FBC_DESCRIPTORS, sizeof(fb_descriptor), RING_CONSUMER)
+    if e == 0:
+        e = ring_attach_region(&c.back_in, c.theirs, at, FBC_RETURNS, sizeof(fb_return), RING_CONSUMER)
+    return e
+
+
+cdef int say_hello(fbchannel *c, int sock) noexcept nogil:
+    """Our rings and our bell are shown."""
+    cdef hello h
+    cdef int fds[2]
+    cdef ssize_t r
+    memset(&h, 0, sizeof(h))
+    h.magic = HELLO
+    h.descriptors = FBC_DESCRIPTORS
+    h.returns = FBC_RETURNS
+    fds[0] = c.mine.fd
+    fds[1] = c.bell
+    r = sys_pass(sock, &h, sizeof(h), fds, 2)
+    if r == sizeof(h):
+        return 0
+    return <int>r if r < 0 else -EPROTO
+
+
+cdef int fbchannel_greet(fbchannel *c, int sock) noexcept nogil:
+    cdef hello h
+    cdef int fds[2]
+    cdef int e = 0
+    cdef ssize_t r = sys_take_passed(sock, &h, sizeof(h), fds, 2)
+    if r <= 0:
+        return -ECONNRESET if r == 0 else -EPROTO if r == -EBADMSG else <int>r
+    c.peer_bell = fds[1]
+    if r != sizeof(h) or h.magic != HELLO or h.descriptors != FBC_DESCRIPTORS or h.returns != FBC_RETURNS:
+        sys_close(fds[0])
+        return -EPROTO
+    c.theirs = region_import(fds[0], rings_extent(), PROT_READ | PROT_WRITE, &e)
+    if c.theirs == NULL:
+        sys_close(fds[0])
+        return e
+    e = attach(c)
+    if e == 0:
+        c.sock = sock
+    return e
+
+
+cdef fbchannel *fbchannel_open(int sock, int *err) noexcept nogil:
+    cdef fbchannel *c = <fbchannel *>calloc(1, sizeof(fbchannel))
+    err[0] = -ENOMEM
+    if c == NULL:
+        return NULL
+    c.refs = 1
+    c.sock = c.peer_bell = -1
+    c.bell = err[0] = sys_eventfd()
+    if c.bell >= 0:
+        err[0] = 0
+        c.mine = region_share(rings_extent(), err)
+    if c.mine != NULL:
+        err[0] = say_hello(c, sock)
+    if err[0] < 0:
+        fbchannel_unref(c)
+        return NULL
+    return c
+
+
+cdef void fbchannel_ref(fbchannel *c) noexcept nogil:
+    c.refs += 1
+
+
+cdef void forget_given(introduced *g) noexcept nogil:
+    if g.mem == NULL:
+        return
+    region_unref(g.mem)
+    if g.pool != NULL:
+        fbpool_unref(g.pool)
+    if g.home != NULL:
+        fbchannel_unref(g.home)
+    free(g.lent)
+    memset(g, 0, sizeof(introduced))
+
+
+cdef void come_home(introduced *g, uint32_t buffer) noexcept nogil:
+    """A window of a buffer is back."""
+    if g.pool != NULL:
+        fbpool_drop(g.pool, buffer)
+    else:
+        fbchannel_drop(g.home, g.home_region, buffer)
+
+
+cdef void fbchannel_close(fbchannel *c, int error) noexcept nogil:
+    cdef introduced *g
+    cdef uint32_t i, k
+    if c.error == 0:
+        c.error = error
+    for i in range(FBC_REGIONS):
+        g = &c.given[i]
+        if g.mem == NULL:
+            continue
+        for k in range(g.count):
+            while g.lent[k]:
+                g.lent[k] -= 1
+                come_home(g, k)
+        forget_given(g)
+    c.lent = 0
+    if c.sock >= 0:
+        sys_close(c.sock)
+        c.sock = -1
+
+
+cdef void forget_got(received *r) noexcept nogil:
+    if r.mem != NULL:
+        region_unref(r.mem)
+    free(r.held)
+    free(r.keeps)
+    free(r.secured)
+    memset(r, 0, sizeof(received))
+
+
+cdef void fbchannel_unref(fbchannel *c) noexcept nogil:
+    cdef uint32_t i
+    c.refs -= 1
+    if c.refs:
+        return
+    fbchannel_close(c, -ECONNRESET)
+    for i in range(FBC_REGIONS):
+        forget_got(&c.got[i])
+    if c.mine != NULL:
+        region_unref(c.mine)
+    if c.theirs != NULL:
+        region_unref(c.theirs)
+    if c.bell >= 0:
+        sys_close(c.bell)
+    if c.peer_bell >= 0:
+        sys_close(c.peer_bell)
+    free(c)
+
+
+cdef int broken(fbchannel *c) noexcept nogil:
+    """The other side does not keep the rules."""
+    c.forged += 1
+    fbchannel_close(c, -EPROTO)
+    return -EPROTO
+
+
+# --- introductions ----------------------------------------------------------------------------------------------------
+
+cdef int known(fbchannel *c, fbpool *pool, fbchannel *home, uint32_t n) noexcept nogil:
+    """The number under which a region was introduced; if it was not, -1 - the first free one, or -1 - FBC_REGIONS."""
+    cdef int i, vacant = FBC_REGIONS
+    for i in range(FBC_REGIONS):
+        if c.given[i].mem == NULL:
+            if vacant == FBC_REGIONS:
+                vacant = i
+        elif c.given[i].pool == pool and c.given[i].home == home and (home == NULL or c.given[i].home_region == n):
+            return i
+    return -1 - vacant
+
+
+cdef int present(fbchannel *c, introduced *g, uint32_t number, uint32_t flags) noexcept nogil:
+    cdef introduction m
+    cdef ssize_t r
+    memset(&m, 0, sizeof(m))
+    m.number = number
+    m.count = g.count
+    m.size = g.size
+    m.flags = flags
+    m.epoch = g.epoch
+    r = sys_pass(c.sock, &m, sizeof(m), &g.mem.fd, 1)
+    return 0 if r == sizeof(m) else <int>r if r < 0 else -EPROTO
+
+
+cdef int fbchannel_introduce(fbchannel *c, fbpool *pool, fbchannel *home, uint32_t n) noexcept nogil:
+    cdef introduced *g
+    cdef uint32_t flags = FB_FORWARD | FB_RELAYED
+    cdef int e, i
+    if c.error:
+        return c.error
+    if home != NULL and home != c and not home.got[n].forward:
+        return -EPERM
+    i = known(c, pool, home, n)
+    if i >= 0:
+        return i
+    i = -1 - i
+    if i == FBC_REGIONS:
+        return -ENOSPC
+    g = &c.given[i]
+    c.epochs += 1
+    g.epoch = c.epochs
+    g.count = pool.count if pool != NULL else home.got[n].count
+    g.size = pool.size if pool != NULL else home.got[n].size
+    g.lent = <uint16_t *>calloc(g.count, sizeof(uint16_t))
+    if g.lent == NULL:
+        return -ENOMEM
+    g.mem = pool.mem if pool != NULL else home.got[n].mem
+    region_ref(g.mem)
+    if pool != NULL:
+        flags = pool.flags & FB_FORWARD
+        fbpool_ref(pool)
+        g.pool = pool
+    else:
+        fbchannel_ref(home)
+        g.home = home
+        g.home_region = n
+    e = present(c, g, i, flags)
+    if e < 0:
+        forget_given(g)
+        return e
+    return i
+
+
+cdef int meet(fbchannel *c) noexcept nogil:
+    """Take in one introduction. 0, -EAGAIN (there is none), or the channel is broken."""
+    cdef introduction m
+    cdef received *r
+    cdef pollfd p
+    cdef int fd = -1
+    cdef int e = 0
+    cdef ssize_t n
+    p.fd = c.sock
+    p.events = POLLIN
+    if sys_ppoll(&p, 1, 0) <= 0:
+        return -EAGAIN
+    n = sys_take_passed(c.sock, &m, sizeof(m), &fd, 1)
+    if n == 0 or n == -ECONNRESET:
+        fbchannel_close(c, -ECONNRESET)
+        return -ECONNRESET
+    if n < 0:
+        return broken(c)
+    if n != sizeof(m) or not plausible(c, &m):
+        sys_close(fd)
+        return broken(c)
+    r = &c.got[m.number]
+    forget_got(r)
+    r.mem = region_import(fd, m.size * m.count, PROT_READ, &e)
+    if r.mem == NULL:
+        sys_close(fd)
+        return broken(c)
+    r.count = m.count
+    r.epoch = m.epoch
+    r.size = m.size
+    r.forward = m.flags & FB_FORWARD != 0
+    r.relayed = m.flags & FB_RELAYED != 0
+    r.sealed = memfd_seals(fd) & SEAL_WRITE != 0
+    r.held = <uint16_t *>calloc(r.count, sizeof(uint16_t))
+    r.keeps = <uint16_t *>calloc(r.count, sizeof(uint16_t))
+    r.secured = <uint8_t *>calloc(r.count, 1)
+    if r.held == NULL or r.keeps == NULL or r.secured == NULL:
+        fbchannel_close(c, -ENOMEM)
+        return -ENOMEM
+    return 0
+
+
+cdef bint plausible(fbchannel *c, const introduction *m) noexcept nogil:
+    """A number is used again only when nothing of its old region is held any more."""
+    if m.number >= FBC_REGIONS or m.count == 0 or m.count > FB_BUFFERS_MAX:
+        return False
+    if m.size == 0 or m.size > (<uint64_t>1 << 40) or m.size % page_size():
+        return False
+    return c.got[m.number].out == 0
+
+
+# --- sending ----------------------------------------------------------------------------------------------------------
+
+cdef void ring_bell(fbchannel *c) noexcept nogil:
+    sys_eventfd_signal(c.peer_bell)
+
+
+cdef int lend(fbchannel *c, const fb_descriptor *d) noexcept nogil:
+    """Count a window as the other side's. 0 or -EOVERFLOW."""
+    cdef introduced *g
+    cdef int e
+    if d.flags & FBD_YOURS:
+        c.got[d.region].held[d.buffer] -= 1     # its keeper goes with it: see fbchannel_drop
+        c.got[d.region].out -= 1
+        return 0
+    g = &c.given[d.region]
+    if g.pool != NULL:
+        e = fbpool_hold(g.pool, d.buffer)
+    else:
+        e = fbchannel_keep(g.home, g.home_region, d.buffer)
+    if e == 0:
+        g.lent[d.buffer] += 1
+        g.out += 1
+        c.lent += 1
+    return e
+
+
+cdef void unlend(fbchannel *c, const fb_descriptor *d) noexcept nogil:
+    cdef introduced *g = &c.given[d.region]
+    if d.flags & FBD_YOURS:
+        c.got[d.region].held[d.buffer] += 1
+        c.got[d.region].out += 1
+        return
+    g.lent[d.buffer] -= 1
+    g.out -= 1
+    c.lent -= 1
+    come_home(g, d.buffer)
+
+
+cdef int fbchannel_room(fbchannel *c) noexcept nogil:
+    cdef int room
+    if c.error:
+        return c.error
+    room = ring_ready(&c.out)
+    if room < 0:
+        return broken(c)
+    return room if room < <int>(FBC_DESCRIPTORS - c.lent) else <int>(FBC_DESCRIPTORS - c.lent)
+
+
+cdef int fbchannel_send(fbchannel *c, fb_descriptor *d, int n) noexcept nogil:
+    cdef int i, e
+    cdef int room = fbchannel_room(c)
+    if room < n:
+        return room if room < 0 else -EAGAIN
+    for i in range(n):
+        d[i].flags = (d[i].flags & FBD_YOURS) | (FBD_MORE if i + 1 < n else 0)
+        d[i].epoch = 0 if d[i].flags & FBD_YOURS else c.given[d[i].region].epoch
+        e = lend(c, &d[i])
+        if e < 0:
+            while i:
+                i -= 1
+                unlend(c, &d[i])
+            return e
+    ring_put(&c.out, d, n)
+    c.sent += n
+    if ring_owes_kick(&c.out):
+        ring_bell(c)
+    return 0
+
+
+# --- receiving --------------------------------------------------------------------------------------------------------
+
+cdef int fbchannel_next(fbchannel *c, fb_descriptor *d) noexcept nogil:
+    cdef int n
+    if c.error:
+        return c.error
+    n = ring_take(&c.in_, d, 1)
+    if n < 0:
+        return broken(c)
+    if n == 0:
+        return 0
+    if d.flags & FBD_YOURS:
+        n = take_back(c, d)
+    else:
+        n = take_new(c, d)
+    if n == 0:
+        if ring_owes_kick(&c.in_):
+            ring_bell(c)
+        c.came += 1
+        return 1
+    return n
+
+
+cdef int take_new(fbchannel *c, fb_descriptor *d) noexcept nogil:
+    cdef received *r
+    cdef int e = 0
+    if d.region >= FBC_REGIONS:
+        return broken(c)
+    r = &c.got[d.region]
+    while (r.mem == NULL or r.epoch != d.epoch) and e == 0:
+        e = meet(c)             # it was introduced before this descriptor was put down
+    if e == -EAGAIN:
+        return broken(c)
+    if e < 0:
+        return e
+    if d.buffer >= r.count or d.offset > r.size or d.length > r.size - d.offset:
+        return broken(c)
+    if d.flags & FBD_SECURED:
+        r.secured[d.buffer] = 1
+        return 0
+    if r.held[d.buffer] == 0xFFFF or r.keeps[d.buffer] == 0xFFFF:
+        return broken(c)
+    if r.held[d.buffer] == 0:
+        r.secured[d.buffer] = r.sealed
+    r.held[d.buffer] += 1
+    r.keeps[d.buffer] += 1
+    r.out += 1
+    return 0
+
+
+cdef int take_back(fbchannel *c, fb_descriptor *d) noexcept nogil:
+    """A buffer of ours comes back with contents: it must have been lent, as one window, and is ours again."""
+    cdef introduced *g
+    if d.region >= FBC_REGIONS or c.given[d.region].mem == NULL:
+        return broken(c)
+    g = &c.given[d.region]
+    if g.pool == NULL or d.buffer >= g.count or g.lent[d.buffer] != 1:
+        return broken(c)
+    if d.offset > g.size or d.length > g.size - d.offset or g.pool.mem.base == NULL:
+        return broken(c)
+    g.lent[d.buffer] = 0
+    g.out -= 1
+    c.lent -= 1
+    return fbpool_regain(g.pool, d.buffer)
+
+
+cdef void give_back(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
+    cdef fb_return b
+    b.region = n
+    b.buffer = buffer
+    if c.error or ring_put(&c.back_out, &b, 1) != 1:
+        if c.error == 0:
+            broken(c)           # it lent more than it may
+        return
+    if ring_owes_kick(&c.back_out):
+        ring_bell(c)
+
+
+cdef int fbchannel_keep(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
+    if c.got[n].keeps[buffer] == 0xFFFF:
+        return -EOVERFLOW
+    c.got[n].keeps[buffer] += 1
+    return 0
+
+
+cdef void fbchannel_drop(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
+    cdef received *r = &c.got[n]
+    r.keeps[buffer] -= 1
+    while r.keeps[buffer] == 0 and r.held[buffer]:
+        r.held[buffer] -= 1
+        r.out -= 1
+        give_back(c, n, buffer)
+
+
+cdef bint fbchannel_returnable(const fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
+    cdef const received *r = &c.got[n]
+    return r.keeps[buffer] == 1 and r.held[buffer] == 1 and not r.sealed and not r.relayed
+
+
+cdef int fbchannel_ask_secure(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
+    if c.error == 0:
+        give_back(c, n, buffer | FBR_SECURE)
+    return c.error
+
+
+cdef void answer(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
+    """Somebody wants a buffer that we lent it to stay as it is."""
+    cdef introduced *g = &c.given[n]
+    cdef fb_descriptor d
+    if g.pool == NULL or fbpool_secure(g.pool, buffer) < 0:
+        return                  # what we only forward we cannot protect: it waits in vain, and copies
+    memset(&d, 0, sizeof(d))
+    d.region = n
+    d.buffer = buffer
+    d.flags = FBD_SECURED
+    d.epoch = g.epoch
+    if ring_put(&c.out, &d, 1) == 1 and ring_owes_kick(&c.out):
+        ring_bell(c)
+
+
+cdef void retire(fbchannel *c, introduced *g) noexcept nogil:
+    """A region that is used once goes with its buffer; its number can be had again."""
+    if g.pool != NULL and g.pool.flags & FB_ONCE and g.out == 0:
+        forget_given(g)
+
+
+cdef int fbchannel_collect(fbchannel *c) noexcept nogil:
+    cdef fb_return b
+    cdef introduced *g
+    cdef uint32_t buffer
+    cdef int n, done = 0
+    while c.error == 0:
+        n = ring_take(&c.back_in, &b, 1)
+        if n < 0:
+            return broken(c)
+        if n == 0:
+            break
+        done += 1
+        buffer = b.buffer & ~<uint32_t>FBR_SECURE
+        g = &c.given[b.region] if b.region < FBC_REGIONS else NULL
+        if g == NULL or g.mem == NULL or buffer >= g.count or g.lent[buffer] == 0:
+            return broken(c)
+        if b.buffer & <uint32_t>FBR_SECURE:
+            answer(c, b.region, buffer)
+            continue
+        g.lent[buffer] -= 1
+        g.out -= 1
+        c.lent -= 1
+        c.returned += 1
+        come_home(g, buffer)
+        retire(c, g)
+    return c.error if c.error else done
+
+
+# --- sleeping ---------------------------------------------------------------------------------------------------------
+
+cdef bint fbchannel_busy(fbchannel *c, int room) noexcept nogil:
+    if room and fbchannel_room(c) >= room:
+        return True
+    return ring_ready(&c.in_) != 0 or ring_ready(&c.back_in) != 0
+
+
+cdef int fbchannel_arm(fbchannel *c, int room) noexcept nogil:
+    cdef uint64_t count
+    cdef int n
+    if c.error:
+        return c.error
+    sys_eventfd_take(c.bell, &count)
+    n = ring_arm(&c.in_)
+    if n == 0:
+        n = ring_arm(&c.back_in)
+    if n == 0 and room and ring_ready(&c.out) < room:
+        n = ring_arm_for(&c.out, room)
+    return n
+
+
+cdef void fbchannel_disarm(fbchannel *c) noexcept nogil:
+    ring_disarm(&c.in_)
+    ring_disarm(&c.back_in)
+    ring_disarm(&c.out)
+
+
+cdef bint fbchannel_hung_up(fbchannel *c) noexcept nogil:
+    cdef pollfd p
+    if c.sock < 0:
+        return True
+    p.fd = c.sock
+    p.events = POLLRDHUP_
+    p.revents = 0
+    return sys_ppoll(&p, 1, 0) > 0 and p.revents & (POLLHUP | POLLRDHUP_) != 0
