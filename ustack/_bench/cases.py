@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from ustack._bench.form import Better, full_name, is_below
 from ustack._bench.measurement import Measurement, cpu_per_gb, payload, spent_per_byte, summed_apart
@@ -186,6 +186,30 @@ class Messages:
         return full_name(self.name, self.wait, self.placement, self.api)
 
 
+@dataclass(frozen=True)
+class Handover:
+    """A row of fbufs: a buffer from one process to another."""
+
+    name: str
+    touched: bool  # the producer fills it, the consumer sums all of it
+    baseline: str  # "socket", or "copy" through shared memory
+    target: float
+    aim: float
+    kind: str = "volatile"  # of the pool
+    size: int = 64 * 1024
+    default: bool = True
+    wait: str = "spin"
+    placement: str = "cross"
+    api: str = "python"
+
+    @property
+    def full_name(self) -> str:
+        """The name with wait, placement and api."""
+        return full_name(self.name, self.wait, self.placement, self.api)
+
+
+AnyCase: TypeAlias = "Case | Checksum | Handover | Messages"
+
 LARGE = {"size": 1400, "window": 64}
 LARGE_SUPER = {"size": 1400, "segments": 46}
 BLOCK = (("block", "same"), ("block", "cross"))
@@ -234,7 +258,7 @@ WAITING = {"blocked": {"accepting": 1}}
 LOOP = {"baseline_params": {"form": "loop"}, "limit_name": "a recv/send loop on the same stack"}
 SUMS = {"limit": payload, "limit_name": "payload that arrived"}
 
-CASES: list[Case | Checksum | Messages] = [
+CASES: list[AnyCase] = [
     *_bulk("tcp.bulk.tap.to_linux", BULK_OUT, "tap", 1.0, 1.5),
     *_bulk("tcp.bulk.tap.from_linux", BULK_IN, "tap", 1.0, 1.5),
     *_bulk("tcp.bulk.ring.to_linux", BULK_OUT, "ring", 0.8, 1.2),
@@ -280,6 +304,10 @@ CASES: list[Case | Checksum | Messages] = [
     *_carried("pipe.pps.16000", CARRIED_SMALL, 16000, default=False),
     Messages("via.rtt.shm", "c", target=0.5, aim=0.2, limit=0.3),
     Messages("via.rtt.shm", "python", target=1.0, aim=0.3, limit=2.0),
+    Handover("fbuf.handover", False, "socket", 0.1, 0.05),
+    Handover("fbuf.handover.protected", False, "socket", 1.0, 0.5, kind="protected"),
+    Handover("fbuf.touched", True, "socket", 0.5, 0.3),
+    Handover("fbuf.touched.shm", True, "copy", 1.0, 0.7),
     Checksum("checksum.fused_over_memcpy", 4 << 10),
     Checksum("checksum.fused_over_memcpy.64k", 64 << 10),
     Checksum("checksum.fused_over_memcpy.64m", 64 << 20),
@@ -330,7 +358,7 @@ CASES += [
 ]
 
 
-def choose(names: Sequence[str]) -> tuple[list[Case | Checksum | Messages], list[str]]:
+def choose(names: Sequence[str]) -> tuple[list[AnyCase], list[str]]:
     """The cases below the names given (without names: the default ones), and the names that fit nothing."""
     if not names:
         return [c for c in CASES if c.default], []

@@ -10,7 +10,7 @@ from typing import Any
 
 from ustack._bench import machine
 from ustack._bench.beds import Bed, Beds
-from ustack._bench.cases import Case, Checksum, Messages
+from ustack._bench.cases import AnyCase, Case, Checksum, Handover, Messages
 from ustack._bench.form import Row
 from ustack._bench.measurement import Measurement
 
@@ -106,12 +106,14 @@ class Runner:
             self._best[key] = Baseline(case.baseline_wire, congestion, placement)
         return self._best[key]
 
-    def run(self, case: Case | Checksum | Messages) -> Row:
+    def run(self, case: AnyCase) -> Row:
         """All rounds of a case."""
         if isinstance(case, Checksum):
             return run_checksum(case, self.rounds)
         if isinstance(case, Messages):
             return self.run_messages(case)
+        if isinstance(case, Handover):
+            return self.run_handover(case)
         self.cpus(case.placement)
         baseline = self.baseline(case)
         background = machine.background()
@@ -129,6 +131,17 @@ class Runner:
                 "what": "half a round trip", "bytes": case.size, "limit_us": case.limit,
                 "kicks_per_message": per_message,
             },
+        )  # fmt: skip
+
+    def run_handover(self, case: Handover) -> Row:
+        """A buffer from one process to another: as an fbuf, and copied."""
+        from ustack._bench.fbufs import measure
+
+        pairs = measure(case, self.rounds, *self.cpus(case.placement))
+        name = "UNIX stream socket" if case.baseline == "socket" else "copied through shared memory"
+        return Row(
+            case.name, case.api, case.wait, case.placement, "us", "lower", name, pairs, case.target, case.aim,
+            notes={"bytes": case.size, "touched": case.touched, "pool": case.kind},
         )  # fmt: skip
 
     def rounds_of(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ustack._cli.common import Failure, table
 
 if TYPE_CHECKING:
-    from ustack._bench.cases import Case, Checksum, Messages
+    from ustack._bench.cases import AnyCase
     from ustack._bench.form import Row
 
 HELP = "measure the stack against the kernel"
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _obstacles(cases: list[Case | Checksum | Messages]) -> dict[str, str]:
+def _obstacles(cases: list[AnyCase]) -> dict[str, str]:
     """Wires that cannot be had here, with the remedy."""
     from ustack import testbed
     from ustack._bench.cases import Case
@@ -137,7 +137,7 @@ def plot(directory: Path, rounds: int, quick: bool) -> None:
         print(file)
 
 
-def measure(cases: list[Case | Checksum | Messages], rounds: int, quick: bool) -> tuple[list[Row], dict[str, str]]:
+def measure(cases: list[AnyCase], rounds: int, quick: bool) -> tuple[list[Row], dict[str, str]]:
     """Rows of the cases, and why others could not be measured, by full name."""
     from ustack._bench.beds import Beds, WorkerFailed
     from ustack._bench.cases import Case
