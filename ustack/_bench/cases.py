@@ -208,7 +208,7 @@ class Handover:
         return full_name(self.name, self.wait, self.placement, self.api)
 
 
-AnyCase: TypeAlias = "Case | Checksum | Handover | Messages"
+AnyCase: TypeAlias = Case | Checksum | Handover | Messages
 
 LARGE = {"size": 1400, "window": 64}
 LARGE_SUPER = {"size": 1400, "segments": 46}
