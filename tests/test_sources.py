@@ -1,5 +1,6 @@
 """The lists that people and the build keep of the same things say the same."""
 
+import contextlib
 import re
 import subprocess
 import tomllib
@@ -11,7 +12,7 @@ from helpers import ROOT, load_tool
 import ustack
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_build_installs_what_git_has():
@@ -34,7 +35,7 @@ def test_one_version():
     assert f"[{version}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_pages_speak_of_files_and_names_that_exist(page: Path):
     text = page.read_text()
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
@@ -53,4 +54,6 @@ def _exists(first: str, second: str) -> bool:
         except ImportError:
             return False
     thing = getattr(ustack, first)
+    with contextlib.suppress(ImportError):
+        __import__(f"ustack.{first}.{second}")
     return not second or hasattr(thing, second) or second in getattr(thing, "__annotations__", {})
