@@ -1,6 +1,6 @@
 """Transmit over a packet socket: see packet_tx.pxd."""
 
-from libc.errno cimport EAGAIN, ENOMEM, ENOSYS
+from libc.errno cimport EAGAIN, EFAULT, ENOMEM, ENOSYS
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from ustack._core.base.codes cimport LINK_UP
@@ -11,7 +11,7 @@ from ustack._core.link.burst cimport (
 )
 from ustack._core.link.link cimport link, link_fits
 from ustack._core.link.vnet cimport VNET_LEN, vnet_encode, vnet_hdr
-from ustack._core.mem.mblk cimport mblk, msgcopyout
+from ustack._core.mem.mblk cimport mblk, msg_intact, msgcopyout
 from ustack._core.sys.io cimport MSG_DONTWAIT, sys_send, sys_sendmmsg
 from ustack._core.sys.packet cimport (
     TP_STATUS_AVAILABLE, TP_STATUS_SEND_REQUEST, TP_STATUS_WRONG_FORMAT, tpacket2_hdr,
@@ -95,6 +95,9 @@ cdef int fill_ring(packet_sender *s, link *l, mblk **pkts, int n) noexcept nogil
         data = <uint8_t *>h + TX_DATA
         vnet_encode(<vnet_hdr *>data, pkts[i])
         msgcopyout(l.book, LR_RING_FILL, pkts[i], 0, data + VNET_LEN, pkts[i].pkt_len)
+        if unlikely(not msg_intact(pkts[i])):
+            burst_dropped(l, pkts[i], -EFAULT)
+            continue
         h.tp_len = VNET_LEN + pkts[i].pkt_len
         atomic_store32(<int32_t *>&h.tp_status, TP_STATUS_SEND_REQUEST)
         s.pos = s.pos + 1 if s.pos + 1 < s.slots else 0

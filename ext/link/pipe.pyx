@@ -9,11 +9,11 @@ from ustack._core.base.codes cimport (
     CAP_RX_CSUM, CAP_TSO4, CAP_TSO6, CAP_TX_CSUM, CAP_USO, CSUM_NONE,
 )
 from ustack._core.base.ledger cimport LR_PIPE_IN, LR_PIPE_OUT
-from ustack._core.base.types cimport ns_t
+from ustack._core.base.types cimport ns_t, unlikely
 from ustack._core.link.link cimport link, link_fits, link_init, link_notify, link_ops
 from ustack._core.link.queue cimport packet_queue, queue_clear, queue_count, queue_init, queue_put, queue_take
 from ustack._core.link.vnet cimport VNET_LEN, vnet_decode, vnet_encode, vnet_hdr
-from ustack._core.mem.mblk cimport allocb, freemsg, mblk, msgcopyin, msgcopyout
+from ustack._core.mem.mblk cimport allocb, freemsg, mark_broken, mblk, msg_intact, msgcopyin, msgcopyout
 
 cdef struct pipe:
     link base
@@ -140,11 +140,16 @@ cdef mblk *pipe_take(link *l) noexcept nogil:
     return m
 
 
-cdef void pipe_copyout(link *l, const mblk *m, uint8_t *dst) noexcept nogil:
+cdef bint pipe_copyout(link *l, mblk *m, uint8_t *dst) noexcept nogil:
     cdef int prefix = pipe_prefix(l)
     if prefix:
         vnet_encode(<vnet_hdr *>dst, m)
     msgcopyout(l.book, LR_PIPE_OUT, m, 0, dst + prefix, m.pkt_len)
+    if unlikely(not msg_intact(m)):
+        mark_broken(m)
+        l.stats.tx_drop += 1
+        return False
+    return True
 
 
 cdef int pipe_waiting(const link *l, bint to_stack) noexcept nogil:

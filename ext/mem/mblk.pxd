@@ -23,8 +23,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ustack._core.base.ledger cimport ledger
 from ustack._core.mem.types cimport (
-    DB_BROKEN, DB_EXTERNAL, DB_LENT, DB_READONLY, HEADER_SIZE, HEADROOM, M_DATA, M_PROTO, arena, dblk, free_fn, mblk,
-    pool,
+    DB_BROKEN, DB_EXTERNAL, DB_LENT, DB_READONLY, DB_WATCHED, HEADER_SIZE, HEADROOM, M_DATA, M_PROTO, arena, dblk, free_fn, mblk,
+    pool, watched,
 )
 
 # --- allocation -------------------------------------------------------------------------------------------
@@ -97,6 +97,15 @@ cdef inline size_t tailroom(const mblk *m) noexcept nogil:
 cdef inline bint writable(const mblk *m) noexcept nogil:
     """Whether the storage belongs to this mblk alone."""
     return m.dp.refs == 1 and not m.dp.flags & DB_READONLY
+
+
+cdef inline bint msg_intact(const mblk *m) noexcept nogil:
+    """False: bytes of the message are lost, and what would be read in their place is not what was meant."""
+    while m != NULL:
+        if m.dp.flags & DB_WATCHED and not (<const watched *>m.dp.arg).intact(<const watched *>m.dp.arg, m.wptr):
+            return False
+        m = m.cont
+    return True
 
 
 cdef inline void mark_broken(mblk *m) noexcept nogil:

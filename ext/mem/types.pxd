@@ -29,6 +29,7 @@ cdef enum:
     DB_EXTERNAL = 2             # storage that is not from a pool: freed by fn
     DB_LENT = 4                 # a slot of a link's ring: queues may have to copy it and let it go
     DB_BROKEN = 8               # a device could not read it (EFAULT): a file window whose file was truncated
+    DB_WATCHED = 16             # bytes of the storage may be lost, and somebody knows: `arg` begins with a `watched`
 
 cdef enum:
     ARENA_CLASSES = 5           # 256 B (headers), 2 KB, 16 KB, 64 + 4 KB head, 256 KB; beyond: a region each
@@ -57,6 +58,10 @@ cdef struct dblk:
     free_fn fn                  # external storage: runs once, after the last reference, never under a lock
     void *arg
     dblk *link                  # in a free list or reap list
+
+cdef struct watched:
+    # Whether the storage still has its bytes up to `end`. Called under locks: it does not wait.
+    bint (*intact)(const watched *w, const uint8_t *end) noexcept nogil
 
 cdef struct mblk:
     mblk *next

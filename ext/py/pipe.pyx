@@ -175,7 +175,8 @@ cdef class Pipe(Link):
                 break
             try:
                 packet = PyBytes_FromStringAndSize(NULL, m.pkt_len + pipe_prefix(self.dev))
-                pipe_copyout(self.dev, m, <uint8_t *>PyBytes_AS_STRING(packet))
+                if not pipe_copyout(self.dev, m, <uint8_t *>PyBytes_AS_STRING(packet)):
+                    continue
                 result.append((m.stamp, packet))
             finally:
                 freemsg(m)
@@ -215,7 +216,9 @@ cdef class Pipe(Link):
                                 raise ValueError(f"the next packet has {length} bytes, the buffer {b.len}")
                             break
                         m = pipe_take(self.dev)
-                        pipe_copyout(self.dev, m, <uint8_t *>b.buf + at)
+                        if not pipe_copyout(self.dev, m, <uint8_t *>b.buf + at):
+                            freemsg(m)
+                            continue
                         lengths[i] = length
                         if stamps != NULL:
                             stamps[i] = m.stamp

@@ -19,6 +19,8 @@ cdef struct file_facts:
     int owned                   # by this process's user, or we are root: then sys_resident tells the truth
 
 cdef int sys_file_facts(int fd, file_facts *f) noexcept nogil
+# Its size as the kernel knows it without asking a server or a disk; -errno.
+cdef int64_t sys_file_length(int fd) noexcept nogil
 # EINTR is returned: a read may wait for a slow disk or a dead server.
 cdef ssize_t sys_pread(int fd, void *p, size_t n, int64_t offset) noexcept nogil
 # Of a pipe or socket: may wait. EINTR is returned.

@@ -10,6 +10,7 @@ cdef extern from *:
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
+    #include <errno.h>
     #include <fcntl.h>
     #include <stdint.h>
     #include <sys/mman.h>
@@ -35,6 +36,14 @@ cdef extern from *:
       return 0;
     }
 
+    static int64_t us_length(int fd)
+    {
+      struct statx st;
+      if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &st) < 0)
+        return -errno;
+      return st.stx_size;
+    }
+
     static int us_resident(void *base, size_t length)
     {
       unsigned char there[256];
@@ -51,6 +60,7 @@ cdef extern from *:
     }
     """
     int us_facts(int fd, uint64_t *device, uint64_t *inode, int64_t *size, int *kind, int *owned) noexcept nogil
+    int64_t us_length(int fd) noexcept nogil
     bint us_resident(void *base, size_t length) noexcept nogil
     ssize_t c_pread "pread"(int fd, void *p, size_t n, int64_t offset) noexcept nogil
     ssize_t c_read "read"(int fd, void *p, size_t n) noexcept nogil
@@ -65,6 +75,10 @@ cdef extern from *:
 
 cdef int sys_file_facts(int fd, file_facts *f) noexcept nogil:
     return 0 if us_facts(fd, &f.device, &f.inode, &f.size, &f.kind, &f.owned) == 0 else -errno
+
+
+cdef int64_t sys_file_length(int fd) noexcept nogil:
+    return us_length(fd)
 
 
 cdef ssize_t sys_pread(int fd, void *p, size_t n, int64_t offset) noexcept nogil:

@@ -70,6 +70,7 @@ cdef enum:
     TF2_RESENT = 1 << 6         # something has been sent again since: resent_ts and undo_resent hold
     TF2_FRTO = 1 << 7           # whether a time-out was spurious is being found out (RFC 5682)
     TF2_FRTO_NEW = 1 << 8       # new data goes before lost data, to find it out
+    TF2_BYTES_LOST = 1 << 9     # bytes that are to be sent (again) are gone: the connection ends
 
 cdef enum:
     # What the timer `rtx` stands for

@@ -1,17 +1,19 @@
 """What is to be sent now: see output.pxd."""
 
+from libc.errno cimport EIO
 from libc.stdint cimport uint8_t, uint32_t
 
-from ustack._core.base.counters cimport C_TCP_RETRANS, C_TCP_RETRANS_BYTES, count, count_n
+from ustack._core.base.counters cimport C_FILE_LOST, C_TCP_RETRANS, C_TCP_RETRANS_BYTES, count, count_n
 from ustack._core.base.seq cimport seq_gt, seq_t
-from ustack._core.base.types cimport ns_t
-from ustack._core.mem.mblk cimport mblk
+from ustack._core.base.types cimport ns_t, unlikely
+from ustack._core.mem.mblk cimport freemsg, mblk, msg_intact
 from ustack._core.tcp.ack cimport ack_interactive
 from ustack._core.tcp.block cimport (
-    CA_OPEN, CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_REORDER, TF2_FRTO, TF2_FRTO_NEW, TF2_PROBE_DUE,
+    CA_OPEN, CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_REORDER, TF2_BYTES_LOST, TF2_FRTO, TF2_FRTO_NEW, TF2_PROBE_DUE,
     TF_ACK_DELAYED, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED,
     TF_FORCE_RTX, TF_MORE, TF_NODELAY, TF_PUSH, TF_SHUT_WR, fin_sent, flight, has, interval, snd_limit, tcb, unsent,
 )
+from ustack._core.tcp.close cimport conn_abort
 from ustack._core.tcp.congestion cimport initial_window
 from ustack._core.tcp.pacing cimport pacing_holds
 from ustack._core.tcp.queue cimport sq_window
@@ -82,6 +84,16 @@ cdef bint fin_to_send(const tcb *c, uint32_t n) noexcept nogil:
             and (snd_window_left(c) > n or has(c, TF_PUSH)))
 
 
+cdef mblk *take_payload(tcb *c, seq_t seq, uint32_t n) noexcept nogil:
+    """Windows on n bytes of the send queue; NULL without memory, or since bytes are gone: of a file that was cut."""
+    cdef mblk *m = sq_window(c, seq, n)
+    if m != NULL and unlikely(not msg_intact(m)):
+        c.flags2 |= TF2_BYTES_LOST
+        freemsg(m)
+        return NULL
+    return m
+
+
 # --- new data -----------------------------------------------------------------------------------------------------
 cdef void restart_after_idle(tcb *c) noexcept nogil:
     """The window is halved for each time-out in which nothing was sent (RFC 5681 4.1, as RFC 2861 and Linux do)."""
@@ -115,7 +127,7 @@ cdef bint send_n(tcb *c, uint32_t n, bint fin) noexcept nogil:
     if not board_sent(&c.sb, seq, seq + n + fin, c.home.ctx.now):
         return False
     if n:
-        payload = sq_window(c, seq, n)
+        payload = take_payload(c, seq, n)
         if payload == NULL:
             return False
         if seq + n == c.snd_end:
@@ -163,8 +175,10 @@ cdef bint send_again(tcb *c, seq_t seq, uint32_t n) noexcept nogil:
         flags = TH_FIN
         data -= 1
     if data:
-        payload = sq_window(c, seq, data)
+        payload = take_payload(c, seq, data)
         if payload == NULL:
+            if c.flags2 & TF2_BYTES_LOST:
+                c.snd_nxt = c.snd_una   # where the peer waits: behind a full window it would not hear the reset
             return False
         if seq + data == c.snd_end:
             flags |= TH_PSH
@@ -254,6 +268,10 @@ cdef bint send_all(tcb *c) noexcept nogil:
 
 cdef bint output(tcb *c) noexcept nogil:
     cdef bint room = not may_carry_data(c) or send_all(c)
+    if unlikely(c.flags2 & TF2_BYTES_LOST != 0):
+        count(&c.home.ctx.n, C_FILE_LOST)
+        conn_abort(c, EIO)              # better no stream than a wrong one
+        return True
     if has(c, TF_ACK_NOW) and c.state not in (TCPS_CLOSED, TCPS_LISTEN, TCPS_SYN_SENT):
         if not room or seg_room(c) <= 0:
             return False

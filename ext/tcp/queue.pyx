@@ -6,10 +6,12 @@ from libc.stdint cimport uint32_t
 from ustack._core.base.counters cimport C_TCP_COLLAPSED, count
 from ustack._core.base.ledger cimport LR_APPEND, LR_COLLAPSE, ledger
 from ustack._core.base.seq cimport seq_gt, seq_leq, seq_lt, seq_t
+from ustack._core.base.types cimport unlikely
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport (
-    allocb, dup_range, freeb, freemsg, mblk, mblk_len, msgappend, splitmsg, tailroom, writable,
+    allocb, dup_range, freeb, freemsg, mblk, mblk_len, msg_intact, msgappend, splitmsg, tailroom, writable,
 )
+from ustack._core.tcp.block cimport TF2_BYTES_LOST, mark
 from ustack._core.tcp.reassembly cimport ooo_collapse
 
 cdef enum:
@@ -79,6 +81,9 @@ cdef void sq_release(tcb *c, seq_t una) noexcept nogil:
             break
         following = m.cont
         m.cont = NULL
+        if unlikely(not msg_intact(m)):         # a device may have read something else than was meant
+            c.flags2 |= TF2_BYTES_LOST
+            mark(c)
         if c.sq_cursor == m:
             c.sq_cursor = NULL
         c.home.ctx.mem.sending -= m.dp.truesize

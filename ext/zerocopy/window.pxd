@@ -3,7 +3,8 @@
 A window is 2 MB of a file, at a multiple of that, mapped read-only and shared. Blocks are cut from it; it stays mapped
 while any of them lives, and the ones used last stay longer, for the next transfer of the same file. What a window
 shows is the file as it is now: whoever changes the file changes what has not been sent yet, and what is sent again.
-A file that is truncated leaves holes, which sys/guard watches.
+A file that is truncated leaves holes, which sys/guard watches, and zeros in the page that its new end lies in: so blocks are
+`watched`, and whoever sends them asks before (mem/mblk: msg_intact).
 
 Windows belong to the process, not to a stack. All functions may be called from any thread, with no lock held.
 """
@@ -12,7 +13,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 from ustack._core.mem.arena cimport arena
-from ustack._core.mem.mblk cimport mblk
+from ustack._core.mem.mblk cimport mblk, watched
 from ustack._core.mem.region cimport region
 from ustack._core.sys.file cimport file_facts
 
@@ -21,11 +22,19 @@ cdef enum:
     WINDOWS_MAX = 448           # at a time; beyond it files are copied
     WINDOWS_KEPT = 32           # that stay mapped unused
 
-cdef struct window:
-    window *next                # in the list, the one used last in front
-    window *prev
+# A file that has windows: a descriptor of our own, to ask how long it is.
+cdef struct mapped_file:
+    mapped_file *next
     uint64_t device
     uint64_t inode
+    int fd
+    int32_t refs                # windows; under the list's lock
+
+cdef struct window:
+    watched guard               # first: blocks point here
+    mapped_file *file
+    window *next                # in the list, the one used last in front
+    window *prev
     int64_t offset              # in the file
     uint8_t *base
     int32_t refs                # users and blocks; under the list's lock
