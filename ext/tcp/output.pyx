@@ -124,7 +124,7 @@ cdef bint send_n(tcb *c, uint32_t n, bint fin) noexcept nogil:
     cdef uint8_t flags = 0
     cdef mblk *payload = NULL
     cdef seq_t seq = c.snd_nxt
-    if not board_sent(&c.sb, seq, seq + n + fin, c.home.ctx.now):
+    if c.flags2 & TF2_BYTES_LOST or not board_sent(&c.sb, seq, seq + n + fin, c.home.ctx.now):
         return False
     if n:
         payload = take_payload(c, seq, n)
