@@ -84,6 +84,7 @@ cdef struct shm:
     int64_t expected            # kicks that are owed to us, or lie in irq
     ns_t checked                # when the sockets were last looked at
     int ended
+    bint peer_lied              # noticed beside packets: they are the last ones
     bint device_running
 
 cdef link_ops OPS
@@ -239,6 +240,8 @@ cdef int shm_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
     cdef int n = 0, got, i
     if p.ended:
         return finish(p, now)
+    if unlikely(p.peer_lied):
+        return give_up(p, SHM_PEER_LIED)
     if shm_sender_reap(&p.out, l) < 0:
         return give_up(p, SHM_DEVICE_LIED)
     got = ring_take(&p.inbox, d, max if max < 32 else 32)
@@ -250,8 +253,9 @@ cdef int shm_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
             out[n] = m
             n += 1
     l.stats.rx += n
-    if unlikely(got < 0 or post(p) < 0):
-        return n if n else give_up(p, SHM_PEER_LIED)
+    p.peer_lied = got < 0 or post(p) < 0
+    if unlikely(p.peer_lied and n == 0):
+        return give_up(p, SHM_PEER_LIED)
     return n if n else idle(p, now)
 
 

@@ -9,8 +9,8 @@ from ustack._core.base.ledger cimport LR_BOUNCE, LR_DEVICE_TX, LR_FLATTEN, ledge
 from ustack._core.base.types cimport atomic_store32, bit_lowest64, likely, unlikely
 from ustack._core.link.link cimport link, link_fits
 from ustack._core.link.shm_wire cimport (
-    SHM_AT_DONE, SHM_AT_MAP, SHM_AT_TX, SHM_FILE, SHM_FORGET, SHM_HEAD, SHM_PIECE, SHM_REGION, SHM_SLOT, SHM_SPLIT, SHM_TX,
-    SHM_VERSION, shm_done, shm_entry, shm_limits, shm_order, shm_piece,
+    SHM_AT_DONE, SHM_AT_MAP, SHM_AT_TX, SHM_FILE, SHM_FORGET, SHM_HEAD, SHM_PIECE, SHM_REGION, SHM_SLOT, SHM_SPLIT,
+    SHM_TX, SHM_VERSION, shm_done, shm_entry, shm_limits, shm_order, shm_piece,
 )
 from ustack._core.link.vnet cimport vnet_encode
 from ustack._core.mem.mblk cimport DB_EXTERNAL, DB_LENT, freemsg, mark_broken, mblk, mblk_len, msgcopyout
