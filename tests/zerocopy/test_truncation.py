@@ -286,8 +286,8 @@ def linux_reader(bed):
 @pytest.mark.root
 @pytest.mark.tun
 def test_cut_by_another_process_at_any_time_while_it_is_sent_in_place():
-    """The form that does not copy, to Linux, 1,000 times. What was sent when the file was cut has been sent: zeros in the
-    page of the cut can have been among it; then the connection is reset. One that ends well has no wrong byte."""
+    """The form that does not copy, to Linux, 1,000 times. What was sent when the file was cut has been sent: zeros in
+    the page of the cut can have been among it; then the connection is reset. One that ends well has no wrong byte."""
     rng = random.Random(13)
     outcomes = collections.Counter()
     with testbed.over_tap() as bed, ustack.Stack() as net, tempfile.TemporaryFile() as f:
