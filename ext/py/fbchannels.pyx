@@ -14,13 +14,14 @@ from ustack._core.py.errors cimport check as checked
 from ustack._core.py.errors cimport fail
 from ustack._core.py.fbufs cimport Fbuf, Hold, own_fbuf, received_fbuf
 from ustack._core.zerocopy.fbchannel cimport (
-    FBC_DESCRIPTORS, FBD_MORE, FBD_SECURED, FBD_YOURS, fb_descriptor, fbchannel, fbchannel_arm, fbchannel_ask_secure,
-    fbchannel_busy, fbchannel_close, fbchannel_collect, fbchannel_disarm, fbchannel_greet, fbchannel_hung_up,
-    fbchannel_introduce, fbchannel_next, fbchannel_open, fbchannel_returnable, fbchannel_room, fbchannel_send,
-    fbchannel_unref)
+    FBC_DESCRIPTORS, FBD_MORE, FBD_SECURED, FBD_YOURS, fb_descriptor, fbchannel, fbchannel_arm, fbchannel_close,
+    fbchannel_disarm, fbchannel_greet, fbchannel_hung_up, fbchannel_introduce, fbchannel_open, fbchannel_unref)
 from ustack._core.zerocopy.fbpool cimport (
     FB_FORWARD, FB_ONCE, FB_STRICT, FB_VOLATILE, fbpool, fbpool_create, fbpool_disown, fbpool_give, fbpool_regain,
     fbpool_take, fbpool_unref)
+from ustack._core.zerocopy.fbtransfer cimport (
+    fbchannel_ask_secure, fbchannel_busy, fbchannel_collect, fbchannel_next, fbchannel_returnable, fbchannel_room,
+    fbchannel_send)
 
 from ustack._core.py.fbufs import Aggregate
 

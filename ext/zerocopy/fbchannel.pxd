@@ -3,7 +3,7 @@ never a pointer.
 
       us                         memory of a channel, one file for each direction           the other process
       fbchannel_send  ->  [ descriptors ]  ->  fbchannel_next
-      fbchannel_collect <-  [ buffers given back ]  <-  fbchannel_return
+      fbchannel_collect <-  [ buffers given back ]  <-  fbchannel_drop
 
 A region is introduced once, by a message with its descriptor over a UNIX socket, and has a number from then on. Only
 introductions need the socket; descriptors and returns go through rings (mem/ring), and a system call is made only to
@@ -12,7 +12,7 @@ wake somebody who sleeps.
 The other side is not trusted: a descriptor is copied, then checked; a region must be sealed against shrinking, and is
 mapped for reading only; buffers that were never lent cannot be given back. Whoever breaks these rules breaks the
 channel (-EPROTO). At the end of a channel, however it came, everything that was lent to the other side comes home, and
-what was received stays readable until it is freed.
+what was received stays readable until it is freed. How windows are sent and taken: fbtransfer.
 
 Threads: one at a time.
 """
@@ -101,29 +101,25 @@ cdef void fbchannel_ref(fbchannel *c) noexcept nogil
 # Nothing is sent or received any more; everything lent comes home.
 cdef void fbchannel_close(fbchannel *c, int error) noexcept nogil
 cdef void fbchannel_unref(fbchannel *c) noexcept nogil
+# The other side does not keep the rules: close. -EPROTO.
+cdef int fbchannel_broken(fbchannel *c) noexcept nogil
 
 # The number of a pool of ours, or of what was received on `home` as region n, introduced if need be; -ENOSPC, -EPERM
 # (it may not be forwarded), -errno.
 cdef int fbchannel_introduce(fbchannel *c, fbpool *pool, fbchannel *home, uint32_t n) noexcept nogil
-# How many windows can be sent just now; -errno.
-cdef int fbchannel_room(fbchannel *c) noexcept nogil
-# Send the windows of one message: all of them or none. Buffers of ours must have been given (fbpool_give). 0, -EAGAIN
-# (too much is out), or -errno.
-cdef int fbchannel_send(fbchannel *c, fb_descriptor *d, int n) noexcept nogil
-# Take the next descriptor: 1, 0 (there is none), or -errno. It is checked, and counted as held.
-cdef int fbchannel_next(fbchannel *c, fb_descriptor *d) noexcept nogil
+# Take in one introduction. 0, -EAGAIN (there is none), or the channel is at its end: -EPROTO, -errno.
+cdef int fbchannel_meet(fbchannel *c) noexcept nogil
+# A region goes, with what it was lent.
+cdef void fbchannel_forget(introduced *g) noexcept nogil
+# A window of a buffer that was introduced is back.
+cdef void fbchannel_come_home(introduced *g, uint32_t buffer) noexcept nogil
+# Put an entry into the ring of returns.
+cdef void fbchannel_give_back(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil
+# Wake the other side.
+cdef void fbchannel_ring(fbchannel *c) noexcept nogil
 # One more who keeps a buffer, one less: it goes back with the last.
 cdef int fbchannel_keep(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil
 cdef void fbchannel_drop(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil
-# Whether it can be sent back to who lent it as the buffer it is: nobody else keeps a part, and its producer can have
-# it.
-cdef bint fbchannel_returnable(const fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil
-# Ask the producer of a buffer to give up writing; the answer comes among the descriptors. 0 or -errno.
-cdef int fbchannel_ask_secure(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil
-# Take in what was given back, and answer who asks for security. How many, or -errno.
-cdef int fbchannel_collect(fbchannel *c) noexcept nogil
-# Whether there is something to take; or, with `room`, whether so many windows can be sent.
-cdef bint fbchannel_busy(fbchannel *c, int room) noexcept nogil
 # Before sleeping on `bell` and `sock`: 0 if there is nothing to do yet; then a kick will come.
 cdef int fbchannel_arm(fbchannel *c, int room) noexcept nogil
 cdef void fbchannel_disarm(fbchannel *c) noexcept nogil

@@ -9,7 +9,7 @@ from libc.string cimport memset
 from ustack._core.mem.region cimport region_ref, region_unref
 from ustack._core.mem.ring cimport (
     RING_CONSUMER, RING_PRODUCER, ring_arm, ring_arm_for, ring_attach_region, ring_disarm, ring_extent, ring_owes_kick,
-    ring_put, ring_ready, ring_take,
+    ring_put, ring_ready,
 )
 from ustack._core.mem.share cimport region_import, region_share
 from ustack._core.sys.eventfd cimport sys_eventfd, sys_eventfd_signal, sys_eventfd_take
@@ -18,8 +18,7 @@ from ustack._core.sys.memory cimport PROT_READ, PROT_WRITE, SEAL_WRITE, memfd_se
 from ustack._core.sys.passing cimport sys_pass, sys_take_passed
 from ustack._core.sys.poll cimport POLLHUP, POLLIN, pollfd, sys_ppoll
 from ustack._core.zerocopy.fbpool cimport (
-    FB_BUFFERS_MAX, FB_FORWARD, FB_ONCE, FB_RELAYED, fbpool, fbpool_drop, fbpool_hold, fbpool_ref, fbpool_regain,
-    fbpool_secure, fbpool_unref,
+    FB_BUFFERS_MAX, FB_FORWARD, FB_RELAYED, fbpool, fbpool_drop, fbpool_ref, fbpool_unref,
 )
 
 cdef extern from "<errno.h>" nogil:
@@ -129,7 +128,7 @@ cdef void fbchannel_ref(fbchannel *c) noexcept nogil:
     c.refs += 1
 
 
-cdef void forget_given(introduced *g) noexcept nogil:
+cdef void fbchannel_forget(introduced *g) noexcept nogil:
     if g.mem == NULL:
         return
     region_unref(g.mem)
@@ -141,7 +140,7 @@ cdef void forget_given(introduced *g) noexcept nogil:
     memset(g, 0, sizeof(introduced))
 
 
-cdef void come_home(introduced *g, uint32_t buffer) noexcept nogil:
+cdef void fbchannel_come_home(introduced *g, uint32_t buffer) noexcept nogil:
     """A window of a buffer is back."""
     if g.pool != NULL:
         fbpool_drop(g.pool, buffer)
@@ -161,8 +160,8 @@ cdef void fbchannel_close(fbchannel *c, int error) noexcept nogil:
         for k in range(g.count):
             while g.lent[k]:
                 g.lent[k] -= 1
-                come_home(g, k)
-        forget_given(g)
+                fbchannel_come_home(g, k)
+        fbchannel_forget(g)
     c.lent = 0
     if c.sock >= 0:
         sys_close(c.sock)
@@ -197,7 +196,7 @@ cdef void fbchannel_unref(fbchannel *c) noexcept nogil:
     free(c)
 
 
-cdef int broken(fbchannel *c) noexcept nogil:
+cdef int fbchannel_broken(fbchannel *c) noexcept nogil:
     """The other side does not keep the rules."""
     c.forged += 1
     fbchannel_close(c, -EPROTO)
@@ -265,12 +264,12 @@ cdef int fbchannel_introduce(fbchannel *c, fbpool *pool, fbchannel *home, uint32
         g.home_region = n
     e = present(c, g, i, flags)
     if e < 0:
-        forget_given(g)
+        fbchannel_forget(g)
         return e
     return i
 
 
-cdef int meet(fbchannel *c) noexcept nogil:
+cdef int fbchannel_meet(fbchannel *c) noexcept nogil:
     """Take in one introduction. 0, -EAGAIN (there is none), or the channel is broken."""
     cdef introduction m
     cdef received *r
@@ -287,16 +286,16 @@ cdef int meet(fbchannel *c) noexcept nogil:
         fbchannel_close(c, -ECONNRESET)
         return -ECONNRESET
     if n < 0:
-        return broken(c)
+        return fbchannel_broken(c)
     if n != sizeof(m) or not plausible(c, &m):
         sys_close(fd)
-        return broken(c)
+        return fbchannel_broken(c)
     r = &c.got[m.number]
     forget_got(r)
     r.mem = region_import(fd, m.size * m.count, PROT_READ, &e)
     if r.mem == NULL:
         sys_close(fd)
-        return broken(c)
+        return fbchannel_broken(c)
     r.count = m.count
     r.epoch = m.epoch
     r.size = m.size
@@ -321,151 +320,22 @@ cdef bint plausible(fbchannel *c, const introduction *m) noexcept nogil:
     return c.got[m.number].out == 0
 
 
-# --- sending ----------------------------------------------------------------------------------------------------------
+# --- holding ----------------------------------------------------------------------------------------------------------
 
-cdef void ring_bell(fbchannel *c) noexcept nogil:
+cdef void fbchannel_ring(fbchannel *c) noexcept nogil:
     sys_eventfd_signal(c.peer_bell)
 
 
-cdef int lend(fbchannel *c, const fb_descriptor *d) noexcept nogil:
-    """Count a window as the other side's. 0 or -EOVERFLOW."""
-    cdef introduced *g
-    cdef int e
-    if d.flags & FBD_YOURS:
-        c.got[d.region].held[d.buffer] -= 1     # its keeper goes with it: see fbchannel_drop
-        c.got[d.region].out -= 1
-        return 0
-    g = &c.given[d.region]
-    if g.pool != NULL:
-        e = fbpool_hold(g.pool, d.buffer)
-    else:
-        e = fbchannel_keep(g.home, g.home_region, d.buffer)
-    if e == 0:
-        g.lent[d.buffer] += 1
-        g.out += 1
-        c.lent += 1
-    return e
-
-
-cdef void unlend(fbchannel *c, const fb_descriptor *d) noexcept nogil:
-    cdef introduced *g = &c.given[d.region]
-    if d.flags & FBD_YOURS:
-        c.got[d.region].held[d.buffer] += 1
-        c.got[d.region].out += 1
-        return
-    g.lent[d.buffer] -= 1
-    g.out -= 1
-    c.lent -= 1
-    come_home(g, d.buffer)
-
-
-cdef int fbchannel_room(fbchannel *c) noexcept nogil:
-    cdef int room
-    if c.error:
-        return c.error
-    room = ring_ready(&c.out)
-    if room < 0:
-        return broken(c)
-    return room if room < <int>(FBC_DESCRIPTORS - c.lent) else <int>(FBC_DESCRIPTORS - c.lent)
-
-
-cdef int fbchannel_send(fbchannel *c, fb_descriptor *d, int n) noexcept nogil:
-    cdef int i, e
-    cdef int room = fbchannel_room(c)
-    if room < n:
-        return room if room < 0 else -EAGAIN
-    for i in range(n):
-        d[i].flags = (d[i].flags & FBD_YOURS) | (FBD_MORE if i + 1 < n else 0)
-        d[i].epoch = 0 if d[i].flags & FBD_YOURS else c.given[d[i].region].epoch
-        e = lend(c, &d[i])
-        if e < 0:
-            while i:
-                i -= 1
-                unlend(c, &d[i])
-            return e
-    ring_put(&c.out, d, n)
-    c.sent += n
-    if ring_owes_kick(&c.out):
-        ring_bell(c)
-    return 0
-
-
-# --- receiving --------------------------------------------------------------------------------------------------------
-
-cdef int fbchannel_next(fbchannel *c, fb_descriptor *d) noexcept nogil:
-    cdef int n
-    if c.error:
-        return c.error
-    n = ring_take(&c.in_, d, 1)
-    if n < 0:
-        return broken(c)
-    if n == 0:
-        return 0
-    if d.flags & FBD_YOURS:
-        n = take_back(c, d)
-    else:
-        n = take_new(c, d)
-    if n == 0:
-        if ring_owes_kick(&c.in_):
-            ring_bell(c)
-        c.came += 1
-        return 1
-    return n
-
-
-cdef int take_new(fbchannel *c, fb_descriptor *d) noexcept nogil:
-    cdef received *r
-    cdef int e = 0
-    if d.region >= FBC_REGIONS:
-        return broken(c)
-    r = &c.got[d.region]
-    while (r.mem == NULL or r.epoch != d.epoch) and e == 0:
-        e = meet(c)             # it was introduced before this descriptor was put down
-    if e == -EAGAIN:
-        return broken(c)
-    if e < 0:
-        return e
-    if d.buffer >= r.count or d.offset > r.size or d.length > r.size - d.offset:
-        return broken(c)
-    if d.flags & FBD_SECURED:
-        r.secured[d.buffer] = 1
-        return 0
-    if r.held[d.buffer] == 0xFFFF or r.keeps[d.buffer] == 0xFFFF:
-        return broken(c)
-    if r.held[d.buffer] == 0:
-        r.secured[d.buffer] = r.sealed
-    r.held[d.buffer] += 1
-    r.keeps[d.buffer] += 1
-    r.out += 1
-    return 0
-
-
-cdef int take_back(fbchannel *c, fb_descriptor *d) noexcept nogil:
-    """A buffer of ours comes back with contents: it must have been lent, as one window, and is ours again."""
-    cdef introduced *g
-    if d.region >= FBC_REGIONS or c.given[d.region].mem == NULL:
-        return broken(c)
-    g = &c.given[d.region]
-    if g.pool == NULL or d.buffer >= g.count or g.lent[d.buffer] != 1:
-        return broken(c)
-    if d.offset > g.size or d.length > g.size - d.offset or g.pool.mem.base == NULL:
-        return broken(c)
-    g.lent[d.buffer] = 0
-    g.out -= 1
-    c.lent -= 1
-    return fbpool_regain(g.pool, d.buffer)
-
-
-cdef void give_back(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
+cdef void fbchannel_give_back(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
     cdef fb_return b
     b.region = n
     b.buffer = buffer
     if c.error or ring_put(&c.back_out, &b, 1) != 1:
         if c.error == 0:
-            broken(c)           # it lent more than it may
+            fbchannel_broken(c)           # it lent more than it may
         return
     if ring_owes_kick(&c.back_out):
-        ring_bell(c)
+        fbchannel_ring(c)
 
 
 cdef int fbchannel_keep(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
@@ -481,76 +351,10 @@ cdef void fbchannel_drop(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nog
     while r.keeps[buffer] == 0 and r.held[buffer]:
         r.held[buffer] -= 1
         r.out -= 1
-        give_back(c, n, buffer)
-
-
-cdef bint fbchannel_returnable(const fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
-    cdef const received *r = &c.got[n]
-    return r.keeps[buffer] == 1 and r.held[buffer] == 1 and not r.sealed and not r.relayed
-
-
-cdef int fbchannel_ask_secure(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
-    if c.error == 0:
-        give_back(c, n, buffer | FBR_SECURE)
-    return c.error
-
-
-cdef void answer(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil:
-    """Somebody wants a buffer that we lent it to stay as it is."""
-    cdef introduced *g = &c.given[n]
-    cdef fb_descriptor d
-    if g.pool == NULL or fbpool_secure(g.pool, buffer) < 0:
-        return                  # what we only forward we cannot protect: it waits in vain, and copies
-    memset(&d, 0, sizeof(d))
-    d.region = n
-    d.buffer = buffer
-    d.flags = FBD_SECURED
-    d.epoch = g.epoch
-    if ring_put(&c.out, &d, 1) == 1 and ring_owes_kick(&c.out):
-        ring_bell(c)
-
-
-cdef void retire(fbchannel *c, introduced *g) noexcept nogil:
-    """A region that is used once goes with its buffer; its number can be had again."""
-    if g.pool != NULL and g.pool.flags & FB_ONCE and g.out == 0:
-        forget_given(g)
-
-
-cdef int fbchannel_collect(fbchannel *c) noexcept nogil:
-    cdef fb_return b
-    cdef introduced *g
-    cdef uint32_t buffer
-    cdef int n, done = 0
-    while c.error == 0:
-        n = ring_take(&c.back_in, &b, 1)
-        if n < 0:
-            return broken(c)
-        if n == 0:
-            break
-        done += 1
-        buffer = b.buffer & ~<uint32_t>FBR_SECURE
-        g = &c.given[b.region] if b.region < FBC_REGIONS else NULL
-        if g == NULL or g.mem == NULL or buffer >= g.count or g.lent[buffer] == 0:
-            return broken(c)
-        if b.buffer & <uint32_t>FBR_SECURE:
-            answer(c, b.region, buffer)
-            continue
-        g.lent[buffer] -= 1
-        g.out -= 1
-        c.lent -= 1
-        c.returned += 1
-        come_home(g, buffer)
-        retire(c, g)
-    return c.error if c.error else done
+        fbchannel_give_back(c, n, buffer)
 
 
 # --- sleeping ---------------------------------------------------------------------------------------------------------
-
-cdef bint fbchannel_busy(fbchannel *c, int room) noexcept nogil:
-    if room and fbchannel_room(c) >= room:
-        return True
-    return ring_ready(&c.in_) != 0 or ring_ready(&c.back_in) != 0
-
 
 cdef int fbchannel_arm(fbchannel *c, int room) noexcept nogil:
     cdef uint64_t count
