@@ -13,8 +13,9 @@ from __future__ import annotations
 import socket
 import threading
 
-from ustack._core.py.fbchannels import Channel, ChannelBroken, Pool
+from ustack._core.py.fbchannels import Channel, ChannelBroken
 from ustack._core.py.fbdemux import Demux
+from ustack._core.py.fbpools import Pool
 from ustack._core.py.fbufs import Aggregate, Fbuf, FbufLost, fbuf_ledger
 
 __all__ = [

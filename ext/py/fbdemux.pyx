@@ -12,7 +12,7 @@ from ustack._core.wire.ip4 cimport IP4_OK, ip4_check, ip4_header, ip4_parse
 from ustack._core.wire.ip6 cimport IP6_LEN, IP6_OK, ip6_check, ip6_header, ip6_parse
 from ustack._core.wire.udp cimport UDP_LEN, udp_header, udp_parse
 
-from ustack._core.py.fbchannels import Pool
+from ustack._core.py.fbpools import Pool
 
 cdef enum:
     TCP = 6

@@ -2,7 +2,7 @@ from typing import final
 
 from typing_extensions import Buffer
 
-from ustack._core.py.fbchannels import Pool
+from ustack._core.py.fbpools import Pool
 
 @final
 class Demux:
