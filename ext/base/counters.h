@@ -160,7 +160,35 @@
   X(C_FILE_NOT_MAPPED,      "file.not_mapped",            "file pieces copied because the source cannot be mapped") \
   X(C_FILE_SHRUNK,          "file.truncated",             "transfers that ended early because the file became shorter") \
   X(C_FILE_LOST,            "file.lost",                  "connections reset because pages of a file that were to be sent (again) are gone") \
-  X(C_SPLICE_IDLE,          "splice.idle",                "splices between sockets that ended because nothing moved for too long")
+  X(C_DIRECT_SENT,          "direct.sent",                "sends whose memory was queued in place, without a copy") \
+  X(C_DIRECT_BYTES,         "direct.sent_bytes",          "bytes of them") \
+  X(C_DIRECT_REGISTERED,    "direct.registered",          "sends in place from memory that was registered and is pinned") \
+  X(C_DIRECT_SMALL,         "direct.fallback.small",      "sends copied because they are below the size from which sending in place pays") \
+  X(C_DIRECT_SHARED,        "direct.fallback.by_reference", "sends copied because the receiver would be handed the sender's own memory") \
+  X(C_DIRECT_NO_GATHER,     "direct.fallback.no_gather",  "sends copied because the link takes contiguous packets only") \
+  X(C_DIRECT_NO_CHECKSUM,   "direct.fallback.no_checksum", "sends copied because the link cannot sum: bytes that change must not meet an old sum") \
+  X(C_DIRECT_NO_WAIT,       "direct.fallback.nonblocking", "sends copied because a non-blocking call cannot wait until its memory is free") \
+  X(C_DIRECT_NO_MEMORY,     "direct.fallback.no_memory",  "sends copied for want of a block to describe them, or since their pages cannot be brought in") \
+  X(C_DIRECT_DATAGRAM,      "direct.fallback.datagram",   "datagrams copied: only streams are sent in place") \
+  X(C_DIRECT_RESCUED,       "direct.rescued",             "sends in place that ended early: what was not acknowledged has been copied") \
+  X(C_DIRECT_RESET,         "direct.reset",               "connections reset because memory in flight could neither be copied nor be waited for") \
+  X(C_POSTED_HIT,           "posted.hit",                 "packets whose payload the link put where a posted receive wants it") \
+  X(C_POSTED_BYTES,         "posted.hit_bytes",           "payload bytes of them") \
+  X(C_POSTED_MISS,          "posted.miss",                "packets moved out of a posted buffer: another one than expected came") \
+  X(C_POSTED_NO_LINK,       "posted.fallback.link",       "posted receives over a link that cannot place payload: received and copied") \
+  X(C_POSTED_UNREGISTERED,  "posted.fallback.unregistered", "posted receives into memory that is not registered: received and copied") \
+  X(C_SPLICE_IDLE,          "splice.idle",                "splices between sockets that ended because nothing moved for too long") \
+  X(C_COW_PAGES,            "cow.pages",                  "pages that send(cow=True) shared with the caller") \
+  X(C_COW_NESTED,           "cow.nested",                 "of them, pages that an earlier send had not let go yet") \
+  X(C_COW_FAULTS,           "cow.faults",                 "pages copied because they were written to before the stack let go of them") \
+  X(C_COW_SMALL,            "cow.small",                  "send(cow=True) of less than a whole aligned page: copied") \
+  X(C_COW_REFUSED,          "cow.refused",                "send(cow=True) of memory that could not be protected: copied") \
+  X(C_COW_KEPT,             "cow.kept",                   "send(cow=True) of plain memory to a link that keeps what it sends: copied") \
+  X(C_COW_FULL,             "cow.full",                   "pages that send(cow=True) copied for want of spare pages") \
+  X(C_FLIP_PAGES,           "flip.pages",                 "received pages that took the place of the caller's (recv_flip)") \
+  X(C_FLIP_MAPPED,          "flip.mapped",                "received pages shown in a mapping (recv_zerocopy)") \
+  X(C_FLIP_PARTIAL,         "flip.partial",               "pieces that were copied: no whole page, or not at a page boundary") \
+  X(C_FLIP_HELD,            "flip.held",                  "whole pages that were copied: somebody else holds their storage, or it is no pool's")
 #define X(id, name, why) id,
 enum { COUNTERS(X) C_COUNT };
 #undef X

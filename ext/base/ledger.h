@@ -20,7 +20,11 @@
   X(LR_PIPE_IN,    "pipe.inject",   "packets copied in from the harness or tunnel") \
   X(LR_PIPE_OUT,   "pipe.drain",    "packets copied out to the harness or tunnel") \
   X(LR_BOUNCE,     "tx.bounce",     "bytes copied because a device limit forbade sending them in place") \
+  X(LR_RESCUE,     "tx.rescue",     "bytes of a send in place copied because it ended before they were acknowledged") \
+  X(LR_MISPLACED,  "rx.misplaced",  "bytes moved out of a posted buffer because another packet than expected came") \
   X(LR_FILE_READ,  "file.read",     "file bytes read into memory") \
+  X(LR_COW_PAGE,   "cow.page",      "pages copied because somebody wrote to them while the stack still had to send them") \
+  X(LR_FLIP_ZERO,  "flip.zero",     "pages cleared before they go back to the stack in exchange for received ones") \
   X(LR_DEVICE_TX,  "device.tx",     "bytes that the kernel or device moved out (not a CPU copy of ours)") \
   X(LR_DEVICE_RX,  "device.rx",     "bytes that the kernel or device moved in (not a CPU copy of ours)")
 #define X(id, name, why) id,

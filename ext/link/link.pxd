@@ -14,6 +14,7 @@ from ustack._core.base.ledger cimport ledger
 from ustack._core.base.types cimport ns_t
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport mblk
+from ustack._core.mem.posting cimport posting
 from ustack._core.mem.source cimport source
 
 cdef struct link_stats:
@@ -60,6 +61,7 @@ cdef struct link:
     arena *mem                  # set when the engine attaches the link, with `src` and `book`
     source *src
     ledger *book
+    posting *posted             # a receive that waits for its payload; links that can place it look here. NULL: none
     link_stats stats
     # Called by in-memory links when a packet becomes receivable, possibly from another thread: wakes a
     # sleeper.
