@@ -54,7 +54,7 @@
   X(C_IP_PROTO,             "ip.unknown_protocol",        "packets of a protocol that is not served") \
   X(C_IP_NO_ROUTE,          "ip.no_route",                "packets without a route") \
   X(C_IP_TOO_BIG,           "ip.too_big",                 "packets that exceed the path MTU and may not be fragmented") \
-  X(C_IP_PMTU,              "ip.path_mtu",                "path MTUs learnt from ICMPv6 and remembered (RFC 8201)") \
+  X(C_IP_PMTU,              "ip.path_mtu",                "path MTUs learnt from ICMP and remembered (RFC 1191, 8201)") \
   X(C_IP_FRAG_RX,           "ip.frag_rx",                 "fragments received") \
   X(C_IP_FRAG_TX,           "ip.frag_tx",                 "fragments sent") \
   X(C_IP_FRAG_OK,           "ip.frag_reassembled",        "datagrams reassembled") \

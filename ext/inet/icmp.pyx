@@ -18,7 +18,7 @@ from ustack._core.inet.inet cimport (ICMP_ERR_ADMIN, ICMP_ERR_HOST, ICMP_ERR_NET
 from ustack._core.inet.path cimport path
 from ustack._core.mem.mblk cimport (HEADROOM, alloc_header, allocb, freemsg, linkb, mblk, mblk_len, msgcopyout,
                                     msgcsum, pullupmsg, writable)
-from ustack._core.wire.icmp cimport (EXCEEDED_TTL, ICMP_ECHO, ICMP_ECHO_REPLY, ICMP_LEN, ICMP_PARAM_PROBLEM, ICMP_SUM,
+from ustack._core.wire.icmp cimport (ICMP_ECHO, ICMP_ECHO_REPLY, ICMP_LEN, ICMP_PARAM_PROBLEM, ICMP_SUM,
                                      ICMP_TIME_EXCEEDED, ICMP_UNREACH, UNREACH_ADMIN, UNREACH_HOST,
                                      UNREACH_HOST_PROHIBITED, UNREACH_NEEDFRAG, UNREACH_NET, UNREACH_NET_PROHIBITED,
                                      UNREACH_PORT, UNREACH_PROTO, UNREACH_SRCFAIL, icmp_check, icmp_emit, icmp_header,
@@ -121,7 +121,7 @@ cdef void echo(inet *net, mblk *taken, const ip_packet *ip) noexcept nogil:
 # --- errors in ------------------------------------------------------------------------------------------------
 cdef int kind_of(uint8_t type, uint8_t code) noexcept nogil:
     if type == ICMP_TIME_EXCEEDED:
-        return ICMP_ERR_TTL if code == EXCEEDED_TTL else ICMP_ERR_OTHER
+        return ICMP_ERR_TTL             # on the way or in reassembly: either may pass, as in Linux
     if type != ICMP_UNREACH:
         return ICMP_ERR_OTHER
     if code == UNREACH_PORT:

@@ -84,7 +84,7 @@ cdef int kind_of(uint8_t type, uint8_t code) noexcept nogil:
     if type == ICMP6_TOO_BIG:
         return ICMP_ERR_TOO_BIG
     if type == ICMP6_TIME_EXCEEDED:
-        return ICMP_ERR_TTL if code == EXCEEDED6_HOPS else ICMP_ERR_OTHER
+        return ICMP_ERR_TTL             # on the way or in reassembly: either may pass, as in Linux
     if type == ICMP6_PARAM_PROBLEM:
         return ICMP_ERR_PROTO if code == PARAM6_NEXT_HEADER else ICMP_ERR_OTHER
     if code == UNREACH6_NO_ROUTE:

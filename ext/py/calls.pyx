@@ -285,7 +285,7 @@ cdef int call_accept(driver *d, sock *s, ns_t deadline, bint main_thread, sock *
 
 cdef int take_error(sock *s) noexcept nogil:
     """The pending error of a datagram endpoint as -errno, 0 if there is none."""
-    return -udp_take_error(s.udp) if s.kind == SOCK_UDP else -ping_take_error(s.ping)
+    return udp_take_error(s.udp) if s.kind == SOCK_UDP else ping_take_error(s.ping)
 
 
 cdef int call_sendto(driver *d, sock *s, mblk *taken, const ipaddr *to, uint16_t port, int gso_size,

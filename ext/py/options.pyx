@@ -6,6 +6,7 @@ from libc.errno cimport EBADF, EINVAL, ENOPROTOOPT, ENOTCONN
 from libc.stdint cimport int64_t, uint8_t
 
 from ustack._core.inet.demux cimport FLOW_V6, FLOW_V6ONLY
+from ustack._core.inet.ping cimport ping_take_error
 from ustack._core.inet.pmtu cimport pmtu_of
 from ustack._core.py.driver cimport driver, driver_lock, driver_unlock
 from ustack._core.py.errors cimport fail
@@ -264,9 +265,10 @@ cdef int option_get(sock *s, int level, int name, int64_t *value) noexcept nogil
     if s.closed:
         return -EBADF
     if level == SOL_SOCKET and name == SO_ERROR:
-        value[0] = tcp_take_error(s.tcp) if s.kind == SOCK_TCP else 0
-        if s.kind == SOCK_UDP:
-            value[0] = udp_take_error(s.udp)
+        if s.kind == SOCK_TCP:
+            value[0] = tcp_take_error(s.tcp)
+        else:
+            value[0] = -(udp_take_error(s.udp) if s.kind == SOCK_UDP else ping_take_error(s.ping))
         return 0
     if level == SOL_SOCKET and name == SO_ACCEPTCONN:
         value[0] = s.kind == SOCK_TCP and tcp_state(s.tcp) == TCPS_LISTEN

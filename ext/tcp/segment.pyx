@@ -36,6 +36,7 @@ from ustack._core.wire.bytes cimport put_sum
 cdef enum:
     MSS_MIN = 48                # less is not believed (CVE-2019-11479)
     TS_BYTES = 12
+    SACK_BYTES = 36             # of four blocks
     GSO_SEGMENTS = 128          # wire segments in one packet at most: a tiny MSS must not cost too much below
     RESETS_PER_SECOND = 10000
 
@@ -187,6 +188,8 @@ cdef int seg_send(tcb *c, uint8_t flags, seq_t seq, mblk *taken, uint32_t n) noe
     tcp_clear_options(&o)
     if has(c, TF_TS):
         add_timestamps(c, &o, True)
+    if (c.ooo.n or has(c, TF_DSACK)) and has(c, TF_SACK) and n + SACK_BYTES <= c.snd_mss:
+        add_sack(c, &o)                 # RFC 2018 4. Beside a full segment there is no room: ACKs have told it
     h.flags = TH_ACK | flags
     h.seq = seq
     h.ack = c.rcv_nxt

@@ -382,7 +382,7 @@ def quote(length: int = 1400, src: str = US6, dst: str = PEER6) -> bytes:
 @pytest.mark.parametrize(("message", "kind"), [
     (ICMPv6DestUnreach(code=0), 1), (ICMPv6DestUnreach(code=1), 9), (ICMPv6DestUnreach(code=2), 2),
     (ICMPv6DestUnreach(code=3), 2), (ICMPv6DestUnreach(code=4), 4), (ICMPv6DestUnreach(code=5), 9),
-    (ICMPv6DestUnreach(code=6), 9), (ICMPv6TimeExceeded(code=0), 7), (ICMPv6TimeExceeded(code=1), 8),
+    (ICMPv6DestUnreach(code=6), 9), (ICMPv6TimeExceeded(code=0), 7), (ICMPv6TimeExceeded(code=1), 7),
     (ICMPv6ParamProblem(code=0), 8), (ICMPv6ParamProblem(code=1), 3), (ICMPv6PacketTooBig(mtu=1300), 5),
 ])
 def test_errors_reach_the_transport_that_they_are_about(message, kind: int):
