@@ -15,7 +15,7 @@ from ustack._cli.common import Failure
 __all__ = ["main"]
 
 # In the order of the help. Each is a module of ustack._cli with HELP, add_arguments(parser) and run(args).
-COMMANDS = ["demo", "ping", "nc", "serve", "bench", "capture", "ss", "stat"]
+COMMANDS = ["demo", "ping", "nc", "serve", "bench", "lab", "capture", "ss", "stat"]
 
 EPILOG = """\
 links:

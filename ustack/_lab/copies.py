@@ -1,0 +1,294 @@
+"""E1: how often a CPU copies each byte between the page cache, or the producer, and the link, and what that costs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from ustack._bench.worker import difference
+from ustack._core.py import bench_lab
+from ustack._lab.bench import CannotMeasure, Lab, beside, connected, file_of, memory_stacks, tap_connection, why_no_tap
+from ustack._lab.form import Band, Claim, Column, Experiment, Finding, Row, equals, in_band, measured, quartiles
+
+CHUNK = 64 << 10
+FILE = 8 * CHUNK  # small enough for a cache: what is compared is the copies, not the memory behind
+SUMS = ("tx.checksum", "rx.checksum", "tx.fused")  # of the ledger: sums, not copies
+EXPECTED = {
+    "read_write": 2, "mmap_write": 1, "sendfile": 1, "sendfile_gather": 0, "write": 1, "direct": 0, "cow": 0,
+    "fbuf": 0, "splice": 0, "recv_send": 2, "via": 0, "via_copy": 1,
+}  # fmt: skip
+# Techniques of which the first makes more copies than the second, and else does the same.
+PAIRS = (
+    ("read_write", "mmap_write"), ("read_write", "sendfile_gather"), ("mmap_write", "sendfile_gather"),
+    ("sendfile", "sendfile_gather"), ("recv_send", "splice"), ("via_copy", "via"), ("write", "direct"),
+    ("write", "fbuf"),
+)  # fmt: skip
+Book = dict[str, tuple[int, int]]
+COST = "what a copy costs"
+FILES = {"read_write": "read", "mmap_write": "mmap", "sendfile": "copy", "sendfile_gather": "gather"}
+
+
+def sum_of(a: Book, b: Book) -> Book:
+    """Two ledgers as one."""
+    return a | {k: (a.get(k, (0, 0))[0] + n, a.get(k, (0, 0))[1] + calls) for k, (n, calls) in b.items()}
+
+
+def copies_of(booked: Book, payload: int) -> dict[str, float]:
+    """The columns of the ledger for each byte of payload: copies by a CPU; by the device or the kernel behind it."""
+    device = sum(n for reason, (n, _) in booked.items() if reason.startswith("device."))
+    cpu = sum(n for reason, (n, _) in booked.items() if not reason.startswith("device.") and reason not in SUMS)
+    return {"cpu_copies": cpu / payload, "device_copies": device / payload}
+
+
+class Sample:
+    """One technique over one link: ``once`` moves some bytes; the ledger is what was booked on the way."""
+
+    def __init__(
+        self, technique: str, link: str, once: Callable[[], int], book: Callable[[], Book],
+        clock: Callable[[], int], proof: str = "ledger",
+    ) -> None:  # fmt: skip
+        self.technique, self.link, self.once, self.book, self.clock, self.proof = (
+            technique, link, once, book, clock, proof)  # fmt: skip
+        self.booked: Book = {}
+        self.moved = 0
+
+    def run(self, seconds: float) -> float:
+        """ns of CPU time for a byte, over so many seconds."""
+        before = self.book()
+        moved, end, began = 0, time.perf_counter() + seconds, self.clock()
+        while not moved or time.perf_counter() < end:
+            moved += self.once()
+        spent = self.clock() - began
+        self.moved += moved
+        self.booked = sum_of(self.booked, difference(self.book(), before))
+        return spent / moved
+
+    def row(self, values: Sequence[float]) -> Row:
+        """The row of the repeats."""
+        found = copies_of(self.booked, self.moved)
+        cpu, device = (round(found[k], 3) for k in ("cpu_copies", "device_copies"))
+        return {
+            "technique": self.technique, "link": self.link, "cpu_copies": cpu, "device_copies": device,
+            "bus": round(2 * cpu + device, 3), "expected": EXPECTED[self.technique],
+            **measured("ns_per_byte", values), "proof": self.proof,
+        }  # fmt: skip
+
+
+def take(s: Any, n: int, buffer: bytearray) -> None:
+    """Read n bytes."""
+    recv_into = s.recv_into
+    while n:
+        n -= recv_into(buffer, min(n, len(buffer)))
+
+
+@contextlib.contextmanager
+def over_memory() -> Iterator[list[Sample]]:
+    """Files and buffers to a socket at the other end of the in-memory link, in one thread."""
+    buffer, data = bytearray(CHUNK), bytes(CHUNK)
+    with file_of(FILE) as file, memory_stacks() as (near, far), connected(near, far) as (a, b):
+        state = {"at": 0}
+
+        def send_file(how: str) -> int:
+            at = state["at"] = (state["at"] + CHUNK) % FILE
+            n = a.sendfile(file, at, CHUNK, how=how)
+            take(b, n, buffer)
+            return int(n)
+
+        def write() -> int:
+            a.sendall(data)
+            take(b, CHUNK, buffer)
+            return CHUNK
+
+        # In place is not for this link: whoever receives would hold pages that the file's writers may change.
+        samples = [
+            Sample(t, "memory", partial(send_file, how), near.ledger, bench_lab.cpu_ns)
+            for t, how in FILES.items() if how != "gather"
+        ]  # fmt: skip
+        yield [*samples, Sample("write", "memory", write, near.ledger, bench_lab.cpu_ns)]
+
+
+@contextlib.contextmanager
+def over_tap() -> Iterator[list[Sample]]:
+    """The same to the kernel behind a TAP; the CPU time is that of the thread that sends."""
+    data = bytes(CHUNK)
+    with file_of(FILE) as file, tap_connection() as (net, s, kernel):
+        state = {"at": 0}
+
+        def send_file(how: str) -> int:
+            at = state["at"] = (state["at"] + CHUNK) % FILE
+            return int(s.sendfile(file, at, CHUNK, how=how))
+
+        def write() -> int:
+            s.sendall(data)
+            return CHUNK
+
+        with beside(partial(bench_lab.drain, kernel.fileno())):
+            try:
+                samples = [
+                    Sample(t, "tap", partial(send_file, how), net.ledger, bench_lab.cpu_ns) for t, how in FILES.items()
+                ]
+                yield [*samples, Sample("write", "tap", write, net.ledger, bench_lab.cpu_ns)]
+            finally:
+                s.close()
+
+
+@contextlib.contextmanager
+def through_a_middle() -> Iterator[list[Sample]]:
+    """A stack between two others: what it receives on one socket goes out of another; all in one thread."""
+    import ustack
+
+    buffer, data = bytearray(CHUNK), bytes(CHUNK)
+    with contextlib.ExitStack() as held:
+        ends = [held.enter_context(ustack.Stack()) for _ in range(3)]
+        nets = ("10.9.1", "10.9.2")
+        for k, net in enumerate(nets):
+            for stack, link, last in zip(ends[k : k + 2], ustack.pair(), (1, 2), strict=True):
+                stack.add_interface(link, addresses=[f"{net}.{last}/24"])
+        first, middle, last_stack = ends
+
+        def two() -> tuple[Any, Any, Any, Any]:
+            a, m = held.enter_context(connected(first, middle, f"{nets[0]}.2"))
+            n, b = held.enter_context(connected(middle, last_stack, f"{nets[1]}.2"))
+            return a, m, n, b
+
+        a, m, n, b = two()
+        splice = ustack.splice(m, n, wait=False)
+        b.setblocking(False)
+
+        def relayed() -> int:
+            a.sendall(data)
+            left = CHUNK
+            while left:
+                middle.poll()
+                with contextlib.suppress(BlockingIOError):
+                    left -= b.recv_into(buffer, left)
+            return CHUNK
+
+        c, p, q, d = two()
+
+        def by_hand() -> int:
+            c.sendall(data)
+            take_and_pass(p, q, CHUNK, buffer)
+            take(d, CHUNK, buffer)
+            return CHUNK
+
+        yield [
+            Sample("splice", "memory", relayed, middle.ledger, time.process_time_ns),
+            Sample("recv_send", "memory", by_hand, middle.ledger, time.process_time_ns),
+        ]
+        splice.cancel()
+
+
+def take_and_pass(source: Any, sink: Any, n: int, buffer: bytearray) -> None:
+    """What a proxy does: read, write, until n bytes went."""
+    view = memoryview(buffer)
+    while n:
+        got = source.recv_into(buffer, min(n, len(buffer)))
+        sink.sendall(view[:got])
+        n -= got
+
+
+@contextlib.contextmanager
+def over_via() -> Iterator[list[Sample]]:
+    """Messages of the message layer into buffers that were posted; then, where that is asked, copied on."""
+    from ustack import via
+    from ustack._core.py import bench_via
+
+    with via.Nic() as nic:
+        ptag = nic.ptag()
+        a, b = (via.Vi(nic, ptag, max_transfer=CHUNK) for _ in range(2))
+        via.pair(a, b)
+        out, *into = via.buffers(nic, ptag, CHUNK, 5)
+        own = bytearray(CHUNK)
+
+        def once(target: bytearray | None) -> int:
+            bench_via.relay(a, b, out, into, target, CHUNK, 16)
+            return 16 * CHUNK
+
+        yield [
+            Sample("via", "loopback", partial(once, None), nic.ledger, bench_lab.cpu_ns),
+            Sample("via_copy", "loopback", partial(once, own), nic.ledger, bench_lab.cpu_ns),
+        ]
+
+
+def measure(lab: Lab) -> list[Row]:
+    """Rows of each bed, and between the rows of a bed the differences."""
+    room = bench_lab.Room(CHUNK)
+    memcpy = [ns / CHUNK for ns in lab.in_turn({"memcpy": partial(room.copying, "copy", "", CHUNK, 500)})["memcpy"]]
+    beds: list[Callable[[], contextlib.AbstractContextManager[list[Sample]]]] = [
+        over_memory, over_tap, through_a_middle, over_via]  # fmt: skip
+    if why := why_no_tap():
+        beds.remove(over_tap)
+        lab.missing["tap"] = why
+    rows: list[Row] = []
+    for bed in beds:
+        try:
+            with bed() as samples:
+                rows += measure_bed(lab, samples, memcpy)
+        except CannotMeasure as e:
+            lab.missing[bed.__name__.removeprefix("over_")] = str(e)
+    return [*rows, {"table": COST, "pair": "memcpy", **measured("memcpy_ns_per_byte", memcpy)}]
+
+
+def measure_bed(lab: Lab, samples: list[Sample], memcpy: Sequence[float]) -> list[Row]:
+    """The rows of the samples, in turn; and what a copy costs, from the rounds."""
+    seconds = lab.pick(0.06, 0.02)
+    found = lab.in_turn({s.technique: partial(s.run, seconds) for s in samples})
+    rows = [s.row(found[s.technique]) for s in samples if s.technique in found]
+    made = {row["technique"]: row for row in rows}
+    base = quartiles(memcpy)
+    typical = sum(base) / 2
+    for more, fewer in PAIRS:
+        if more in made and fewer in made:
+            copies = made[more]["cpu_copies"] - made[fewer]["cpu_copies"]
+            if copies > 0.5:
+                each = [(a - b) / copies / typical for a, b in zip(found[more], found[fewer], strict=True)]
+                rows.append({
+                    "table": COST, "pair": f"{more} - {fewer}", "link": made[more]["link"], "copies_apart": copies,
+                    **measured("copies_cost", each),
+                })  # fmt: skip
+    return rows
+
+
+def _counted(*techniques: str) -> Callable[[Sequence[Row]], list[Finding]]:
+    return equals("cpu_copies", {t: EXPECTED[t] for t in techniques}, "technique")
+
+
+E1 = Experiment(
+    "E1", "copies by the ledger",
+    f"a warm file of {FILE >> 10} KiB (or a buffer of the program) sent in calls of {CHUNK >> 10} KiB by each "
+    "technique. CPU copies: what the sending stack booked, for each byte, between the page cache or the producer and "
+    "the link; a read of the file counts as one. Device copies: what the link's system call or the device moves (0 "
+    "over the in-memory link, which passes references). Bus: twice the CPU copies, and the device's. ns/B: CPU time of "
+    "the thread; over the in-memory link and the loopback of the message layer it includes the receiver, which does "
+    "the same for every technique. Proof: what the number of copies rests on.",
+    (
+        Column("technique", "technique"), Column("pair", "difference"), Column("link", "link"),
+        Column("cpu_copies", "CPU copies"),
+        Column("expected", "expected"), Column("device_copies", "device"), Column("bus", "bus"),
+        Column("ns_per_byte", "ns/B"), Column("proof", "proof"),
+        Column("copies_apart", "copies apart"), Column("copies_cost", "a copy's cost", "memcpy"),
+        Column("memcpy_ns_per_byte", "memcpy", "ns/B"),
+    ),
+    (
+        Claim("N9", "reading a file and writing it copies by CPU twice", "the ledger says exactly 2",
+              _counted("read_write")),
+        Claim("N11", "mmap and write copies once", "the ledger says exactly 1", _counted("mmap_write")),
+        Claim("N12", "sendfile copies once; where the device gathers (N12b), not at all",
+              "the ledger says exactly 1 and 0", _counted("sendfile", "sendfile_gather")),
+        Claim("T27", "messages into registered buffers are not copied; the copy to the user's own buffer is one",
+              "the ledger says exactly 0 and 1", _counted("via", "via_copy")),
+        Claim("T19", "a splice between two sockets copies nothing, a loop of recv and send twice",
+              "the ledger says exactly 0 and 2", _counted("splice", "recv_send")),
+        Claim("T3", "an ordinary write copies once; direct transfer, copy on write and fbufs do not",
+              "the ledger says exactly 1 and 0", _counted("write", "direct", "cow", "fbuf")),
+        Claim("E1", "the copies that the ledger tells apart are real",
+              "between two techniques, ns/B differ by at least 0.5 of a measured memcpy for each copy",
+              in_band("copies_cost", Band(low=0.5, unit="memcpy"), "{pair}, {link}")),
+    ),
+    measure,
+)  # fmt: skip
+EXPERIMENTS = (E1,)
