@@ -288,10 +288,18 @@ static int64_t lab_register(int ring, uint8_t *p, size_t size, long count)
 
 enum { LAB_READ, LAB_MAP, LAB_SENDFILE, LAB_SPLICE, LAB_MAPPED };
 
-static int lab_write_all(int fd, const uint8_t *p, size_t n)
+struct lab_way {                /* from where, to where, and with what */
+  int how, file, out, again;    /* again: the output is a file, each piece at its beginning */
+  size_t size, piece;
+  uint8_t *room;                /* a piece, for LAB_READ */
+  const uint8_t *kept;          /* the file, for LAB_MAPPED; for LAB_MAP while it is being sent */
+  int pipe[2];
+};
+
+static int lab_write_all(const struct lab_way *w, const uint8_t *p, size_t n)
 {
   while (n) {
-    ssize_t r = write(fd, p, n);
+    ssize_t r = w->again ? pwrite(w->out, p, n, 0) : write(w->out, p, n);
     if (r < 0) {
       if (errno == EINTR)
         continue;
@@ -303,14 +311,14 @@ static int lab_write_all(int fd, const uint8_t *p, size_t n)
   return 0;
 }
 
-static int lab_splice_all(int file, loff_t *at, int out, size_t n, const int *pipe)
+static int lab_splice_all(const struct lab_way *w, loff_t at, size_t n)
 {
   while (n) {
-    ssize_t in = splice(file, at, pipe[1], NULL, n, SPLICE_F_MOVE), left = in;
+    ssize_t left, in = splice(w->file, &at, w->pipe[1], NULL, n, SPLICE_F_MOVE);
     if (in <= 0)
       return in < 0 ? -errno : -EIO;
-    while (left) {
-      ssize_t r = splice(pipe[0], NULL, out, NULL, (size_t)left, SPLICE_F_MOVE);
+    for (left = in; left;) {
+      ssize_t r = splice(w->pipe[0], NULL, w->out, NULL, (size_t)left, SPLICE_F_MOVE);
       if (r <= 0)
         return r < 0 ? -errno : -EIO;
       left -= r;
@@ -320,55 +328,47 @@ static int lab_splice_all(int file, loff_t *at, int out, size_t n, const int *pi
   return 0;
 }
 
-/* One piece of a file to a descriptor. `kept`: the whole file, mapped; `room`: of the size of a piece. */
-static int lab_piece(int how, int file, off_t at, int out, size_t n, uint8_t *room, const uint8_t *kept,
-                     const int *pipe)
+static int lab_piece(const struct lab_way *w, off_t at, size_t n)
 {
-  uint8_t *map;
-  loff_t from = at;
-  int r;
-  switch (how) {
+  switch (w->how) {
   case LAB_READ:
-    if (pread(file, room, n, at) != (ssize_t)n)
+    if (pread(w->file, w->room, n, at) != (ssize_t)n)
       return -EIO;
-    return lab_write_all(out, room, n);
-  case LAB_MAP:
-    map = mmap(NULL, n, PROT_READ, MAP_SHARED, file, at);
-    if (map == MAP_FAILED)
-      return -errno;
-    r = lab_write_all(out, map, n);
-    munmap(map, n);
-    return r;
-  case LAB_MAPPED:
-    return lab_write_all(out, kept + at, n);
+    return lab_write_all(w, w->room, n);
   case LAB_SENDFILE:
     while (n) {
-      ssize_t sent = sendfile(out, file, &at, n);
+      ssize_t sent = sendfile(w->out, w->file, &at, n);
       if (sent <= 0)
         return sent < 0 ? -errno : -EIO;
       n -= (size_t)sent;
     }
     return 0;
+  case LAB_SPLICE:
+    return lab_splice_all(w, at, n);
   default:
-    return lab_splice_all(file, &from, out, n, pipe);
+    return lab_write_all(w, w->kept + at, n);
   }
 }
 
-/* `total` bytes of a file of `size` bytes, from its beginning again and again, in pieces; wall and CPU time. */
-static int64_t lab_send(int how, int file, size_t size, int out, size_t piece, uint64_t total, uint8_t *room,
-                        const uint8_t *kept, const int *pipe, int rewind, int64_t *cpu)
+/* `total` bytes of the file, from its beginning again and again, in pieces; wall and CPU time. */
+static int64_t lab_send(struct lab_way *w, uint64_t total, int64_t *cpu)
 {
   int64_t began = lab_now(), used = lab_cpu();
   uint64_t done = 0;
   while (done < total) {
-    size_t at = done % size, n = size - at < piece ? size - at : piece;
+    size_t at = done % w->size, n = w->size - at < w->piece ? w->size - at : w->piece;
     int r;
-    if (rewind && at == 0 && lseek(out, 0, SEEK_SET) < 0)
-      return -errno;
-    r = lab_piece(how, file, (off_t)at, out, n, room, kept, pipe);
+    if (w->how == LAB_MAP && at == 0) {
+      w->kept = mmap(NULL, w->size, PROT_READ, MAP_SHARED, w->file, 0);
+      if (w->kept == MAP_FAILED)
+        return -errno;
+    }
+    r = lab_piece(w, (off_t)at, n);
+    done += n;
+    if (w->how == LAB_MAP && (r < 0 || at + n == w->size || done >= total))
+      munmap((void *)w->kept, w->size);
     if (r < 0)
       return r;
-    done += n;
   }
   *cpu = lab_cpu() - used;
   return lab_now() - began;

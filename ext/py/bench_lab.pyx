@@ -35,8 +35,17 @@ cdef extern from "bench_lab.h" nogil:
     int64_t lab_flip(int fd, size_t size, long count)
     int lab_uring()
     int64_t lab_register(int ring, uint8_t *p, size_t size, long count)
-    int64_t lab_send(int how, int file, size_t size, int out, size_t piece, uint64_t total, uint8_t *room,
-                     const uint8_t *kept, const int *pipe, int rewind, int64_t *cpu)
+    struct lab_way:
+        int how
+        int file
+        int out
+        int again
+        size_t size
+        size_t piece
+        uint8_t *room
+        const uint8_t *kept
+        int pipe[2]
+    int64_t lab_send(lab_way *w, uint64_t total, int64_t *cpu)
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *data, size_t n, int flags)
@@ -88,17 +97,17 @@ cdef int64_t copy_at(int what, bint words, uint8_t *room, size_t to, size_t half
 
 @cython.final
 cdef class Room:
-    """Memory to copy in: two halves of ``size`` bytes each (at least). Pages are there, and are 4 KiB."""
+    """Memory to copy in: two halves of ``size`` bytes each (at least). Pages are there, of 4 KiB or, if asked, huge."""
 
     cdef object map
     cdef uint8_t *at
     cdef readonly size_t half
 
-    def __cinit__(self, size_t size):
+    def __cinit__(self, size_t size, *, bint huge=False):
         cdef uint8_t[::1] view
         self.half = (size + 4095) & ~<size_t>4095
         self.map = mmap.mmap(-1, 2 * self.half + 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.map.madvise(mmap.MADV_NOHUGEPAGE)
+        self.map.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
         view = self.map
         self.at = &view[0]
         with nogil:
@@ -127,6 +136,37 @@ cdef class Room:
             spent = copy_at(which, words, self.at, self.half + 2048, half, n, turns)
         csum_select(before)
         return spent / <double>turns
+
+    def consume(self, size: int, count: int, *, copied: bool, used: bool = True) -> float:
+        """ns to read all of a block that no cache has: in place, or after copying it to a buffer that stays the same.
+
+        used: False: only the copy.
+        """
+        cdef size_t n = size
+        cdef size_t at = 0
+        cdef bint copy = copied
+        cdef bint look = used
+        cdef long turns = count
+        cdef long _k
+        cdef int64_t began
+        cdef uint8_t *own = self.at + self.half + 2048
+        cdef uint32_t total = 0
+        global sink
+        if not 0 < n <= self.half:
+            raise ValueError("a block must fit into the room")
+        with nogil:
+            began = lab_now()
+            for _k in range(turns):
+                if copy:
+                    lab_memcpy(own, self.at + at, n)
+                if look:
+                    total += csum_partial(own if copy else self.at + at, n)
+                at += (n + 63) & ~<size_t>63
+                if at + n > self.half:
+                    at = 0
+            began = lab_now() - began
+        sink = total
+        return began / <double>turns
 
     def protect(self, size: int, count: int) -> float:
         """ns to make ``size`` bytes read-only and writable again (mprotect, twice)."""
@@ -326,61 +366,39 @@ cdef class Chase:
         return began / <double>steps
 
 
-def read_through(data) -> tuple[float, int]:
-    """(ns, sum): add up the 64-bit words of a buffer of whole words, as a program does that looks at its data."""
-    cdef const uint8_t[::1] view = data
-    cdef const uint64_t *p = <const uint64_t *>&view[0]
-    cdef Py_ssize_t n = view.shape[0] // 8
-    cdef Py_ssize_t k
-    cdef uint64_t total = 0
-    cdef int64_t began
-    with nogil:
-        began = lab_now()
-        for k in range(n):
-            total += p[k]
-        began = lab_now() - began
-    return float(began), total
-
-
 # --- files, the kernel's ways -----------------------------------------------------------------------------------------
 
 def send_file(how: str, file: int, size: int, out: int, piece: int, total: int, *,
-              rewind: bool = False) -> tuple[float, float]:
+              again: bool = False) -> tuple[float, float]:
     """(wall, CPU of this thread) in ns, for ``total`` bytes of a file to a blocking descriptor of the kernel.
 
-    how: "read" (pread and write), "map" (each piece mapped, written, unmapped), "mapped" (mapped once), "sendfile",
-    "splice" (through a pipe). The file's ``size`` bytes are sent again and again, in pieces of whole pages; rewind:
-    the output, a file, from its beginning each time.
+    how: "read" (pread and write), "map" (the file mapped, written, unmapped), "mapped" (mapped once), "sendfile",
+    "splice" (through a pipe). The file's ``size`` bytes are sent again and again, in pieces of whole pages; again: the
+    output is a file, and each piece written to its beginning ("read" and the mapped ones only).
     """
-    cdef int which = SENDING[how]
-    cdef int source = file
-    cdef int target = out
-    cdef size_t length = size
-    cdef size_t n = piece
+    cdef lab_way w
     cdef uint64_t all = total
-    cdef int back = rewind
     cdef uint8_t[::1] room_view
     cdef const uint8_t[::1] kept_view
-    cdef uint8_t *room = NULL
-    cdef const uint8_t *kept = NULL
-    cdef int ends[2]
     cdef int64_t spent
     cdef int64_t cpu = 0
-    ends[0] = ends[1] = -1
+    w.how, w.file, w.out, w.again, w.size, w.piece = SENDING[how], file, out, again, size, piece
+    w.room = NULL
+    w.kept = NULL
     if how == "read":
         room_view = bytearray(piece)
-        room = &room_view[0]
+        w.room = &room_view[0]
     elif how == "mapped":
         kept_map = mmap.mmap(file, size, mmap.MAP_SHARED, mmap.PROT_READ)
         kept_view = kept_map
-        kept = &kept_view[0]
+        w.kept = &kept_view[0]
     elif how == "splice":
-        ends[0], ends[1] = os.pipe2(os.O_CLOEXEC)
+        w.pipe[0], w.pipe[1] = os.pipe2(os.O_CLOEXEC)
     with nogil:
-        spent = lab_send(which, source, length, target, n, all, room, kept, ends, back, &cpu)
+        spent = lab_send(&w, all, &cpu)
     if how == "splice":
-        os.close(ends[0])
-        os.close(ends[1])
+        os.close(w.pipe[0])
+        os.close(w.pipe[1])
     if spent < 0:
         fail(<int>spent)
     return float(spent), float(cpu)

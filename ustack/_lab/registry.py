@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ustack._lab import copies, copying
+from ustack._lab import copies, copying, pages, sources
 from ustack._lab.form import Claim, Experiment
 
 LATER = "not in this version: it belongs to the whole message layer"
@@ -29,7 +29,7 @@ ABSENT = (
             ("S12", "no application reaches the buffers of another")),
 )  # fmt: skip
 
-MODULES = (copies, copying)
+MODULES = (copies, sources, copying, pages)
 EXPERIMENTS: dict[str, Experiment] = {
     e.number: e
     for e in sorted((e for group in (*(m.EXPERIMENTS for m in MODULES), ABSENT) for e in group),

@@ -1,0 +1,387 @@
+"""E12 to E15: what it costs to pin, protect, move and unmap pages, against copying them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ustack._core.py import bench_lab
+from ustack._lab.bench import Lab, beside, on_cpu
+from ustack._lab.form import (
+    Band,
+    Claim,
+    Column,
+    Experiment,
+    Finding,
+    Plot,
+    Row,
+    crossover,
+    in_band,
+    measured,
+    number,
+    several,
+    verdict_of,
+)
+
+PAGE = bench_lab.PAGE
+SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20)
+QUICK_SIZES = (4 << 10, 64 << 10, 1 << 20)
+ROOM = 64 << 20
+WARM, COLD = "a warm copy", "a cold copy"
+
+
+def copies(lab: Lab, room: bench_lab.Room, size: int) -> dict[str, Callable[[], float]]:
+    """The copies that everything here is compared with."""
+    return {
+        "warm": partial(room.copying, "copy", "", size, lab.turns(size / 20, 0.002)),
+        "cold": partial(room.copying, "copy", "", size, lab.turns(size / 8, 0.003), True),
+    }
+
+
+def paired(found: dict[str, list[float]], a: str, b: str) -> list[float]:
+    """Ratios of the rounds."""
+    return [x / y for x, y in zip(found[a], found[b], strict=True)]
+
+
+def crossing(rows: Sequence[Row], copy: str, other: str) -> float | None:
+    """The size from which ``other`` costs no more than the copy; None: not within what was measured."""
+    points = sorted((r["size"], r[copy], r[other]) for r in rows if r.get(other) and r.get(copy))
+    return crossover(points)
+
+
+def size_text(x: float | None, rows: Sequence[Row]) -> str:
+    """A size from which something pays, for people."""
+    if x is None:
+        return f"never up to {max(r['size'] for r in rows) >> 10:,} KiB"
+    if x <= min(r["size"] for r in rows):
+        return f"from {int(x) >> 10} KiB at most"
+    return f"from about {x / 1024:,.0f} KiB"
+
+
+# --- E12: pinning -----------------------------------------------------------------------------------------------------
+
+
+def measure_pinning(lab: Lab) -> list[Row]:
+    """Pin and unpin, by mlock and by registering with io_uring, against a copy of the same bytes."""
+    room = bench_lab.Room(ROOM)
+    ring = bench_lab.uring()
+    rows: list[Row] = []
+    try:
+        for size in lab.pick(SIZES, QUICK_SIZES):
+            what = copies(lab, room, size) | {
+                "mlock": partial(room.lock, size, lab.turns(3000 + size / 3)),
+                "register": partial(room.register, ring, size, lab.turns(2000 + size / 30)),
+            }
+            found = lab.in_turn(what)
+            row: Row = {"size": size, **measured("copy_ns", found["warm"]), **measured("cold_ns", found["cold"])}
+            for name in ("mlock", "register"):
+                if name in found:
+                    row |= measured(f"{name}_ns", found[name])
+                    row |= measured(f"{name}_ratio", paired(found, name, "warm"))
+            if "register_ratio" in row:
+                row["reuses"] = math.ceil(row["register_ratio"])
+            rows.append(row)
+    finally:
+        os.close(ring)
+    return rows
+
+
+E12 = Experiment(
+    "E12", "pinning against copying",
+    "mlock and munlock; registering a buffer with io_uring (which pins its pages) and giving it back; and memcpy of the "
+    "same bytes, warm and cold. Reuses: how often a registered buffer has to be used until registering it once has "
+    "cost less than copying each time (warm).",
+    (
+        Column("size", "bytes"), Column("copy_ns", "warm copy", "ns"), Column("cold_ns", "cold copy", "ns"),
+        Column("mlock_ns", "mlock", "ns"), Column("register_ns", "register", "ns"),
+        Column("mlock_ratio", "mlock / copy"), Column("register_ratio", "register / copy"), Column("reuses", "reuses"),
+    ),
+    (
+        Claim("N14", "pinning costs about as much as copying", "pin and unpin / warm copy lies between 0.5 and 2",
+              several(in_band("register_ratio", Band(0.5, 2), "io_uring, {size} B"),
+                      in_band("mlock_ratio", Band(0.5, 2), "mlock, {size} B"))),
+        Claim("P7", "so buffers are registered once, and used often",
+              "a registered buffer pays after at most 100 uses, whatever its size",
+              in_band("reuses", Band(high=100, unit="uses"), "{size} B")),
+    ),
+    measure_pinning,
+    (Plot("e12_pinning", "Pin and unpin against copying", "size", "copy_ns,cold_ns,mlock_ns,register_ns", ""),),
+)  # fmt: skip
+
+
+# --- E13: copy on write -----------------------------------------------------------------------------------------------
+
+MECHANISMS = ("mprotect", "userfaultfd")
+
+
+def measure_cow(lab: Lab) -> list[Row]:
+    """Protection alone, and with a fault for each page; and the kernel's own copy on write."""
+    room = bench_lab.Room(ROOM)
+    rows: list[Row] = []
+    for size in lab.pick(SIZES, QUICK_SIZES):
+        pages = size // PAGE
+        what = copies(lab, room, size)
+        fds = []
+        for mechanism in MECHANISMS:
+            try:
+                fd = -1 if mechanism == "mprotect" else room.write_protected(size)
+            except OSError as e:
+                lab.missing[mechanism] = str(e)
+                continue
+            if fd >= 0:
+                fds.append(fd)
+            turns = lab.turns(8000 * pages + 4000, 0.003)
+            what[f"{mechanism} 0"] = partial(room.cow, size, 0, lab.turns(4000 + 30 * pages, 0.003), uffd=fd)
+            what[f"{mechanism} all"] = partial(room.cow, size, pages, turns, uffd=fd)
+        file = os.memfd_create("lab")
+        os.ftruncate(file, size)
+        what["kernel all"] = partial(bench_lab.private_write, file, size, lab.turns(2000 * pages, 0.003))
+        found = lab.in_turn(what)
+        for fd in [*fds, file]:
+            os.close(fd)
+        base: Row = {"size": size, **measured("copy_ns", found["warm"]), **measured("cold_ns", found["cold"])}
+        for mechanism in (*MECHANISMS, "kernel"):
+            if f"{mechanism} all" in found:
+                rows.append(base | cow_row(mechanism, pages, found))
+        fds.clear()
+    return rows + sweep(lab, room)
+
+
+def cow_row(mechanism: str, pages: int, found: dict[str, list[float]]) -> Row:
+    """Costs of a mechanism for so many pages."""
+    everything, copy = found[f"{mechanism} all"], found["warm"]
+    nothing = found.get(f"{mechanism} 0", [0.0] * len(everything))
+    row: Row = {"mechanism": mechanism}
+    if f"{mechanism} 0" in found:
+        row |= measured("protect_ns", nothing)
+        row |= measured("protect_ratio", [a / b for a, b in zip(nothing, copy, strict=True)])
+    row |= measured("all_ns", everything)
+    events = [(a - b) / pages for a, b in zip(everything, nothing, strict=True)]
+    row |= measured("event_ns", events)
+    row |= measured("event_ratio", [e / (c / pages) for e, c in zip(events, copy, strict=True)])
+    if "protect_ns" in row and row["event_ns"] > 0:
+        row["break_even_warm"] = probability(found["warm"], nothing, events, pages)
+        row["break_even_cold"] = probability(found["cold"], nothing, events, pages)
+    return row
+
+
+def probability(copy: Sequence[float], nothing: Sequence[float], events: Sequence[float], pages: int) -> float:
+    """The share of pages that may be written to before copying all of them would have been cheaper; 0: never pays."""
+    c, p, e = (sorted(x)[len(x) // 2] for x in (copy, nothing, events))
+    return min(1.0, max(0.0, (c - p) / (pages * e)))
+
+
+def sweep(lab: Lab, room: bench_lab.Room) -> list[Row]:
+    """The cost of copy on write by the share of pages that are written to."""
+    rows: list[Row] = []
+    for size in lab.pick((64 << 10, 1 << 20), (1 << 20,)):
+        pages = size // PAGE
+        written = sorted({0, 1, pages // 64, pages // 16, pages // 4, pages})
+        what: dict[str, Callable[[], float]] = {
+            str(w): partial(room.cow, size, w, lab.turns(6000 + 8000 * w, 0.003)) for w in written
+        }
+        found = lab.in_turn(what | copies(lab, room, size))
+        for w in written:
+            rows.append({
+                "table": "by the share of pages that are written to (mprotect)", "size": size, "pages_written": w,
+                "share": w / pages, **measured("all_ns", found[str(w)]),
+                **measured("over_copy", paired(found, str(w), "warm")),
+                **measured("over_cold", paired(found, str(w), "cold")),
+            })  # fmt: skip
+    return rows
+
+
+def _sizes_that_pay(copy: str, where: str) -> Callable[[Sequence[Row]], list[Finding]]:
+    def judge(rows: Sequence[Row]) -> list[Finding]:
+        found = []
+        for mechanism in MECHANISMS:
+            chosen = [r for r in rows if r.get("mechanism") == mechanism]
+            if chosen:
+                x = crossing(chosen, copy, "protect_ns")
+                found.append(Finding(f"{mechanism} against {where}", size_text(x, chosen), verdict_of(x is not None)))
+        return found
+
+    return judge
+
+
+E13 = Experiment(
+    "E13", "copy on write",
+    "pages are made read-only and writable again, without a write (\"protect\") and with a write to every page, each of "
+    "which faults; a handler copies the page aside and lifts its protection. mprotect with SIGSEGV; userfaultfd "
+    "write-protection with SIGBUS; and the kernel's own copy on write of a private mapping of a file, which needs no "
+    "protection first. An event is what one written page costs. Break-even: the share of pages that may be written to "
+    "before it would have been cheaper to copy them all at once.",
+    (
+        Column("mechanism", "mechanism"), Column("size", "bytes"), Column("pages_written", "pages written"),
+        Column("share", "share"), Column("copy_ns", "warm copy", "ns"), Column("cold_ns", "cold copy", "ns"),
+        Column("protect_ns", "protect", "ns"), Column("all_ns", "with writes", "ns"),
+        Column("event_ns", "an event", "ns"), Column("event_ratio", "event / copy"),
+        Column("protect_ratio", "protect / copy"), Column("break_even_warm", "break-even, warm"),
+        Column("break_even_cold", "break-even, cold"), Column("over_copy", "/ warm copy"),
+        Column("over_cold", "/ cold copy"),
+    ),
+    (
+        Claim("N17", "an event of copy on write costs far more than a copy, so it has to be rare (P14)",
+              "one event / the warm copy of one page is at least 3",
+              in_band("event_ratio", Band(low=3), "{mechanism}, {size} B")),
+        Claim("P15", "even where a mapping is kept, protecting and unprotecting it costs each time",
+              "protect and unprotect / warm copy of the same bytes is at least 1",
+              in_band("protect_ratio", Band(low=1), "{mechanism}, {size} B")),
+        Claim("T40", "copy on write pays for a sender that leaves its buffer alone",
+              "there is a size, up to the largest measured, from which protect and unprotect cost less than the copy",
+              several(_sizes_that_pay("copy_ns", WARM), _sizes_that_pay("cold_ns", COLD))),
+    ),
+    measure_cow,
+    (Plot("e13_cow", "Copy on write against copying", "size", "copy_ns,cold_ns,protect_ns,all_ns", "",
+          panel="mechanism"),),
+)  # fmt: skip
+
+
+# --- E14: flipping pages ----------------------------------------------------------------------------------------------
+
+
+def measure_flip(lab: Lab) -> list[Row]:
+    """Move pages, or map others in their place, against copying."""
+    room = bench_lab.Room(ROOM)
+    rows: list[Row] = []
+    for size in lab.pick(SIZES, QUICK_SIZES):
+        file = os.memfd_create("lab")
+        os.ftruncate(file, 2 * size)
+        turns = lab.turns(4000 + 500 * size / PAGE)
+        what = copies(lab, room, size) | {
+            "move": partial(bench_lab.move, size, turns), "flip": partial(bench_lab.flip, file, size, turns),
+        }  # fmt: skip
+        found = lab.in_turn(what)
+        os.close(file)
+        row: Row = {"size": size, "page": os.sysconf("SC_PAGESIZE")}
+        for name, key in (("warm", "copy_ns"), ("cold", "cold_ns"), ("move", "move_ns"), ("flip", "flip_ns")):
+            row |= measured(key, found[name])
+        row |= measured("move_ratio", paired(found, "move", "warm"))
+        row |= measured("flip_ratio", paired(found, "flip", "warm"))
+        rows.append(row)
+    return rows
+
+
+def _crossings(rows: Sequence[Row]) -> list[Finding]:
+    found = []
+    for key, name in (("move_ns", "mremap"), ("flip_ns", "another page of a file")):
+        for copy, where in (("copy_ns", WARM), ("cold_ns", COLD)):
+            x = crossing(rows, copy, key)
+            found.append(Finding(f"{name} against {where}", size_text(x, rows), verdict_of(x is not None)))
+    return found
+
+
+def _page_size(rows: Sequence[Row]) -> list[Finding]:
+    return [Finding("", f"{r['page']} bytes", verdict_of(r["page"] in (4096, 8192))) for r in rows[:1]]
+
+
+E14 = Experiment(
+    "E14", "moving pages against copying",
+    "mremap to another address and a write to each page there; mmap of another part of a file in place, and a read of "
+    "each page; against memcpy of the same bytes, warm and cold. Pages of 4 KiB.",
+    (
+        Column("size", "bytes"), Column("copy_ns", "warm copy", "ns"), Column("cold_ns", "cold copy", "ns"),
+        Column("move_ns", "mremap", "ns"), Column("flip_ns", "mmap", "ns"), Column("move_ratio", "mremap / copy"),
+        Column("flip_ratio", "mmap / copy"), Column("page", "page"),
+    ),
+    (
+        Claim("N10", "a page has 4 or 8 KB", "the page size is 4096 or 8192 bytes", _page_size),
+        Claim("N19", "remapping does not pay for a page: packets of Ethernet are too small for it",
+              "at 4096 bytes, remapping / warm copy is at least 1",
+              several(in_band("move_ratio", Band(low=1), "mremap, {size} B", size=4096),
+                      in_band("flip_ratio", Band(low=1), "mmap, {size} B", size=4096))),
+        Claim("T42", "remapping pages is cheaper than copying much data",
+              "there is a size, up to the largest measured, from which it is", _crossings),
+        Claim("N18", "a walk through four levels of page tables touches 4 lines of 64 bytes",
+              "arithmetic about the format of page tables, not a measurement", lambda rows: []),
+    ),
+    measure_flip,
+    (Plot("e14_flip", "Moving pages against copying them", "size", "copy_ns,cold_ns,move_ns,flip_ns", ""),),
+)  # fmt: skip
+
+
+# --- E15: translation caches ------------------------------------------------------------------------------------------
+
+COUNTS = (1, 4, 16, 64, 256, 1024)
+QUICK_COUNTS = (1, 64, 1024)
+
+
+def measure_shootdown(lab: Lab) -> list[Row]:
+    """mprotect and munmap by the number of pages, alone and with a thread that runs on another CPU; huge pages."""
+    rows: list[Row] = []
+    found: dict[tuple[str, int, int], list[float]] = {}
+    siblings = (0, 1) if lab.other_cpu is not None else (0,)
+    if lab.other_cpu is None:
+        lab.missing["threads on another CPU"] = "there is one CPU"
+    counts = lab.pick(COUNTS, QUICK_COUNTS)
+    for sibling in siblings:
+        companion = bench_lab.Companion()
+        threads: list[Callable[[], Any]] = [partial(_run_on, lab.other_cpu, companion)] if sibling else []
+        with on_cpu(lab.cpu), beside(*threads):
+            try:
+                for pages, kind in ((n, k) for n in counts for k in ("small", "huge")):
+                    if kind == "huge" and pages % 512:
+                        continue
+                    room = bench_lab.Room(pages * PAGE + (2 << 20), huge=kind == "huge")
+                    size, turns = pages * PAGE, lab.turns(4000 + 60 * pages, 0.003)
+                    what = {
+                        f"mprotect {kind}": partial(room.protect, size, turns),
+                        f"munmap {kind}": partial(bench_lab.unmap, size, lab.turns(4000 + 600 * pages, 0.003),
+                                                  huge=kind == "huge"),
+                    }  # fmt: skip
+                    for name, values in lab.in_turn(what).items():
+                        found[name, pages, sibling] = values
+            finally:
+                companion.stop()
+    for (name, pages, sibling), values in found.items():
+        call, kind = name.split()
+        row: Row = {"call": call, "kind": kind, "pages": pages, "siblings": sibling, **measured("ns", values),
+                    **measured("per_page", [v / pages for v in values])}  # fmt: skip
+        if sibling and (name, pages, 0) in found:
+            row |= measured("extra_ns", [v - sorted(found[name, pages, 0])[len(values) // 2] for v in values])
+            row |= measured("factor", [v / sorted(found[name, pages, 0])[len(values) // 2] for v in values])
+        rows.append(row)
+    return rows
+
+
+def _run_on(cpu: int | None, companion: bench_lab.Companion) -> None:
+    if cpu is not None:
+        os.sched_setaffinity(0, [cpu])
+    companion.run()
+
+
+def _cheaper_huge(rows: Sequence[Row]) -> list[Finding]:
+    found = []
+    for call in ("mprotect", "munmap"):
+        pick = {r["kind"]: r for r in rows if r["call"] == call and not r["siblings"] and r["pages"] == 1024}
+        if len(pick) == 2:
+            ratio = pick["small"]["ns"] / pick["huge"]["ns"]
+            found.append(Finding(f"{call}, 4 MiB", f"{number(ratio)} times as long with small pages",
+                                 verdict_of(ratio >= 2)))  # fmt: skip
+    return found
+
+
+E15 = Experiment(
+    "E15", "page tables and translation caches",
+    "mprotect (read-only and back: two calls) and munmap, by the number of pages, alone and while another thread of the "
+    "process computes on the other CPU, whose translation cache has to be told by an interrupt. Huge: pages of 2 MiB, "
+    "where the kernel gives them.",
+    (
+        Column("call", "call"), Column("kind", "pages of"), Column("pages", "pages of 4 KiB"),
+        Column("siblings", "other threads"), Column("ns", "ns"), Column("per_page", "a page", "ns"),
+        Column("extra_ns", "extra", "ns"), Column("factor", "factor"),
+    ),
+    (
+        Claim("P18", "with several processors every change of a mapping interrupts the others",
+              "with a thread on another CPU it costs at least 1.5 times as much",
+              in_band("factor", Band(low=1.5), "{call}, {pages} pages, {kind}")),
+        Claim("P18b", "fewer, larger pages make it cheaper",
+              "for 4 MiB, small pages cost at least twice as much as huge ones", _cheaper_huge),
+    ),
+    measure_shootdown,
+    (Plot("e15_pages", "Changing page tables", "pages", "ns", "siblings", "pages of 4 KiB", "ns", panel="call"),),
+)  # fmt: skip
+EXPERIMENTS = (E12, E13, E14, E15)
