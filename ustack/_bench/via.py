@@ -76,15 +76,15 @@ class End:
             if self.serve:
                 send(data)
 
-    def half_round_trip(self, what: str, api: str) -> float:
-        """Microseconds, the median of many turns. ``what``: "via" or "socket"."""
+    def half_round_trip(self, what: str, api: str, turns: int = 0) -> float:
+        """Microseconds, the median of many turns. ``what``: "via" or "socket". Both ends have to be told as many."""
         if api == "c" and what == "via":
-            times = bench_via.ping_pong(self.vi, self.out, self.into, TURNS, EACH, self.serve)
+            times = bench_via.ping_pong(self.vi, self.out, self.into, turns or TURNS, EACH, self.serve)
         elif api == "c":
-            times = bench_via.socket_ping_pong(self.plain.fileno(), self.size, TURNS, EACH, self.serve)
+            times = bench_via.socket_ping_pong(self.plain.fileno(), self.size, turns or TURNS, EACH, self.serve)
         else:
             run, found = self.python if what == "via" else self.socket_python, []
-            for _ in range(PYTHON_TURNS):
+            for _ in range(turns or PYTHON_TURNS):
                 began = perf_counter_ns()
                 run(PYTHON_EACH)
                 found.append((perf_counter_ns() - began) / PYTHON_EACH)
@@ -182,8 +182,8 @@ def main() -> None:
         end = End(socket.socket(fileno=attach), s, size, True)
         with end.nic:
             for line in sys.stdin:
-                what, api = line.split()
-                end.half_round_trip(what, api)
+                what, api, *turns = line.split()
+                end.half_round_trip(what, api, *map(int, turns))
 
 
 if __name__ == "__main__":

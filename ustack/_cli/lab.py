@@ -73,5 +73,5 @@ def run(args: argparse.Namespace) -> int:
     if args.plots:
         for file in pictures.write(results, Path(args.plots)):
             print(file, file=out)
-    measurable = any(not r.not_run for r in results)
-    return 0 if measurable or all(r.experiment.absent for r in results) else 1
+    done = any(not r.not_run for r in results) or all(r.experiment.absent for r in results)
+    return 1 if not done or any(r.failed for r in results) else 0

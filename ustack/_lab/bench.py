@@ -7,13 +7,17 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ustack._bench import machine
+from ustack._lab.form import Experiment, Row
 from ustack._lab.progress import Progress
 
+T = TypeVar("T")
 REPEATS, QUICK_REPEATS = 9, 3
+BUDGET, QUICK_BUDGET = 50.0, 10.0  # seconds for an experiment: on a busy machine it ends with fewer repeats
 NEAR, FAR = "10.9.0.2", "10.9.0.1"
 
 
@@ -24,12 +28,15 @@ class CannotMeasure(Exception):
 class Lab:
     """A run: how thorough, on which CPUs, and what could not be measured."""
 
-    def __init__(self, quick: bool = False, progress: Progress | None = None) -> None:
-        self.quick = quick
+    def __init__(
+        self, quick: bool = False, progress: Progress | None = None, known: dict[str, list[Row]] | None = None
+    ) -> None:
+        self.quick, self.known = quick, {} if known is None else known
         self.repeats = QUICK_REPEATS if quick else REPEATS
         self.progress = progress or Progress(None)
         self.cpu, self.other_cpu = machine.cpus()
         self.missing: dict[str, str] = {}
+        self.until = time.monotonic() + (QUICK_BUDGET if quick else BUDGET)
 
     def pick(self, full: Any, quick: Any) -> Any:
         """The one for a thorough run, or the one for a quick run."""
@@ -39,14 +46,24 @@ class Lab:
         """How often something that takes so long is done in one repeat."""
         return int(min(most, max(least, seconds * (0.4 if self.quick else 1.0) * 1e9 / each_ns)))
 
-    def in_turn(self, what: Mapping[str, Callable[[], float]], warm: int = 1) -> dict[str, list[float]]:
-        """``repeats`` values of each: one after the other in each round, another one first each time.
+    def rows_of(self, experiment: Experiment) -> list[Row]:
+        """The rows of another experiment: of this run if it was part of it, else measured now."""
+        if experiment.number not in self.known and experiment.run is not None:
+            self.known[experiment.number] = experiment.run(self)
+        return self.known.get(experiment.number, [])
+
+    def in_turn(self, what: Mapping[str, Callable[[], T]], warm: int = 1) -> dict[str, list[T]]:
+        """``repeats`` values of each (numbers, or two as a complex one): one after the other in each round,
+        another one first each time.
 
         What raises CannotMeasure or OSError is left out, and the reason kept in ``missing``.
         """
-        found: dict[str, list[float]] = {name: [] for name in what}
+        found: dict[str, list[T]] = {name: [] for name in what}
         names = list(what)
         for k in range(-warm, self.repeats):
+            if k > 0 and time.monotonic() > self.until:
+                self.missing["repeats"] = f"some of {self.repeats} were left out: the experiment took too long"
+                break
             start = k % len(names) if names else 0
             for name in [*names[start:], *names[:start]]:
                 self.progress.step()
@@ -126,9 +143,10 @@ def why_no_tap() -> str | None:
 
 
 @contextlib.contextmanager
-def tap_connection(mtu: int = 1500, **options: Any) -> Iterator[tuple[Any, Any, socket.socket]]:
-    """A stack on a TAP of its own namespace, a connection of its, and the kernel's end of that.
+def tap_dialler(mtu: int = 1500, **options: Any) -> Iterator[tuple[Any, Callable[[int], tuple[Any, socket.socket]]]]:
+    """A stack on a TAP of its own namespace, and a function that connects to the kernel behind it.
 
+    That takes the largest segment (0: what the MTU allows), and returns both ends, which are closed with the stack.
     Raises CannotMeasure where there are no TAPs.
     """
     import ustack
@@ -136,16 +154,31 @@ def tap_connection(mtu: int = 1500, **options: Any) -> Iterator[tuple[Any, Any, 
 
     if why := why_no_tap():
         raise CannotMeasure(why)
-    with testbed.over_tap(mtu=mtu, **options) as bed, ustack.Stack() as net:
+    with contextlib.ExitStack() as held:
+        bed = held.enter_context(testbed.over_tap(mtu=mtu, **options))
+        net = held.enter_context(ustack.Stack())
         net.add_interface(bed.link, addresses=[bed.address])
-        with bed.peer.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-            listener.bind((bed.peer_ip, 0))
-            listener.listen(1)
-            s = net.create_connection(listener.getsockname())
-            kernel, _ = listener.accept()
-        with s, kernel:
-            yield net, s, kernel
+
+        def dial(segment: int) -> tuple[Any, socket.socket]:
+            with bed.peer.socket() as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+                listener.bind((bed.peer_ip, 0))
+                listener.listen(1)
+                s = held.enter_context(net.socket())
+                if segment:
+                    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
+                s.connect(listener.getsockname())
+                kernel = held.enter_context(listener.accept()[0])
+            return s, kernel
+
+        yield net, dial
+
+
+@contextlib.contextmanager
+def tap_connection(mtu: int = 1500, **options: Any) -> Iterator[tuple[Any, Any, socket.socket]]:
+    """A stack on a TAP of its own namespace, a connection of its, and the kernel's end of that: see ``tap_dialler``."""
+    with tap_dialler(mtu, **options) as (net, dial):
+        yield net, *dial(0)
 
 
 @contextlib.contextmanager

@@ -153,6 +153,11 @@ class Claim:
         return self.judge(rows) or [Finding("", "", NOT_MEASURABLE, "nothing that the rule needs was measured")]
 
 
+def cannot(why: str) -> Judge:
+    """The rule of what no experiment here can decide."""
+    return lambda rows: [Finding("", "", NOT_MEASURABLE, why)]
+
+
 def verdict_of(holds: bool) -> Verdict:
     """CONFIRMED or REFUTED."""
     return CONFIRMED if holds else REFUTED
@@ -278,6 +283,7 @@ class Result:
     missing: dict[str, str] = field(default_factory=dict)  # what could not be measured, and why
     seconds: float = 0.0
     not_run: str = ""
+    failed: bool = False  # by an error of the program
 
     def as_json(self) -> dict[str, Any]:
         """As it is written to files."""

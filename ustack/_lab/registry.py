@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ustack._lab import copies, copying, pages, sources
-from ustack._lab.form import Claim, Experiment
+from ustack._lab import copies, copying, messages, moving, packets, pages, programs, sources
+from ustack._lab.form import Claim, Experiment, cannot
 
 LATER = "not in this version: it belongs to the whole message layer"
 
 
 def _absent(number: str, title: str, why: str, *claims: tuple[str, str]) -> Experiment:
     return Experiment(
-        number, title, "", claims=tuple(Claim(n, text, "not in this version", lambda rows: []) for n, text in claims),
+        number, title, "", claims=tuple(Claim(n, text, "needs what is not there", cannot(why)) for n, text in claims),
         absent=f"{LATER} ({why})",
     )  # fmt: skip
 
@@ -29,7 +29,7 @@ ABSENT = (
             ("S12", "no application reaches the buffers of another")),
 )  # fmt: skip
 
-MODULES = (copies, sources, copying, pages)
+MODULES = (copies, packets, copying, sources, moving, messages, pages, programs)
 EXPERIMENTS: dict[str, Experiment] = {
     e.number: e
     for e in sorted((e for group in (*(m.EXPERIMENTS for m in MODULES), ABSENT) for e in group),

@@ -20,7 +20,9 @@ def cell(row: dict[str, Any], key: str) -> str:
     if isinstance(value, int):
         return str(value)
     spread = row.get(f"{key}_iqr")
-    return number(value) + (f" ~{100 * (spread[1] - spread[0]) / abs(value):.0f}%" if spread and value else "")
+    if not value or not spread or None in spread:
+        return number(value)
+    return f"{number(value)} ~{100 * (spread[1] - spread[0]) / abs(value):.0f}%"
 
 
 def tables_of(experiment: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:

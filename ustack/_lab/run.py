@@ -9,7 +9,7 @@ from typing import Any
 
 from ustack._bench import machine
 from ustack._lab.bench import CannotMeasure, Lab
-from ustack._lab.form import Experiment, Result
+from ustack._lab.form import Experiment, Result, Row
 from ustack._lab.progress import Progress
 
 
@@ -24,9 +24,12 @@ def perform(experiment: Experiment, lab: Lab) -> Result:
     gc.collect()
     gc.disable()
     try:
-        result.rows = experiment.run(lab)
+        result.rows = lab.known[experiment.number] = experiment.run(lab)
     except (CannotMeasure, OSError) as e:
         result.not_run = str(e) or type(e).__name__
+    except Exception as e:  # one that fails does not take the others with it
+        result.not_run = f"it failed: {type(e).__name__}: {e}"
+        result.failed = True
     finally:
         gc.enable()
         result.seconds = time.monotonic() - began
@@ -37,10 +40,11 @@ def perform_all(
     experiments: Sequence[Experiment], quick: bool, progress: Progress, tell: Callable[[Result], None]
 ) -> list[Result]:
     """All of them; each result is told as soon as it is there."""
-    results = []
+    results: list[Result] = []
+    known: dict[str, list[Row]] = {}
     for experiment in experiments:
         progress.begin(f"{experiment.number} {experiment.title}")
-        result = perform(experiment, Lab(quick, progress))
+        result = perform(experiment, Lab(quick, progress, known))
         progress.end()
         progress.clear()
         results.append(result)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from ustack._core.py import bench_lab
 from ustack._lab.bench import CannotMeasure, Lab, beside, file_of, loopback_pair, tap_connection
 from ustack._lab.copies import FILES
-from ustack._lab.form import Band, Claim, Column, Experiment, Finding, Plot, Row, crossover, in_band, measured, verdict_of
+from ustack._lab.form import (
+    Band,
+    Claim,
+    Column,
+    Experiment,
+    Finding,
+    Plot,
+    Row,
+    crossover,
+    in_band,
+    measured,
+    verdict_of,
+)
 
 PIECE = 64 << 10
 
@@ -69,8 +82,9 @@ E4 = Experiment(
     ),
     (
         Claim("N11b", "the cost of mapping is outweighed only by many kilobytes",
-              "there is a size from which mapping each file is cheaper than reading it, and it is at least 8 KiB; with a "
-              "mapping that is kept there is one at all", _map_crossing),
+              "there is a size from which mapping each file is cheaper than reading it, and it is at least 8 KiB; "
+              "with a mapping that is kept there is one at all",
+              _map_crossing),
     ),
     measure_mapping,
     (Plot("e4_mapping", "A file read, mapped each time, and kept mapped", "size", "read_ns,map_ns,mapped_ns", ""),),
@@ -94,8 +108,7 @@ def measure_senders(lab: Lab) -> list[Row]:
         with loopback_pair() as (a, b), beside(partial(bench_lab.drain, b.fileno())):
             for chunk in CHUNKS:
                 total = lab.pick(32 << 20, 8 << 20) if chunk > 4096 else lab.pick(16 << 20, 4 << 20)
-                way = partial(both, lambda how, c=chunk, t=total: bench_lab.send_file(
-                    how, file, FILE, a.fileno(), c, t), total)  # fmt: skip
+                way = partial(both, partial(_send_kernel, a.fileno(), file, chunk, total), total)
                 rows += rows_of(lab, "kernel, loopback", chunk, {NAMES[how]: partial(way, how) for how in WAYS})
             a.shutdown(1)
         try:
@@ -113,9 +126,11 @@ def measure_senders(lab: Lab) -> list[Row]:
     return rows
 
 
-def _send_ours(s: Any, file: int, chunk: int, total: int, how: str) -> tuple[float, float]:
-    import time
+def _send_kernel(out: int, file: int, chunk: int, total: int, how: Any) -> tuple[float, float]:
+    return bench_lab.send_file(how, file, FILE, out, chunk, total)
 
+
+def _send_ours(s: Any, file: int, chunk: int, total: int, how: str) -> tuple[float, float]:
     began, used = time.perf_counter_ns(), bench_lab.cpu_ns()
     for at in range(0, total, chunk):
         s.sendfile(file, at % FILE, chunk, how=how)
@@ -128,9 +143,9 @@ def both(run: Callable[[Any], tuple[float, float]], total: int, how: Any) -> com
     return complex(cpu / total, total / wall)
 
 
-def rows_of(lab: Lab, stack: str, chunk: int, ways: dict[str, Any]) -> list[Row]:
+def rows_of(lab: Lab, stack: str, chunk: int, ways: Mapping[str, Callable[[], complex]]) -> list[Row]:
     """Rows of the ways, and how they compare with read and write in the same round."""
-    found: dict[str, Any] = lab.in_turn(ways)
+    found = lab.in_turn(ways)
     rows: list[Row] = []
     base = found["read + write"]
     for name, values in found.items():
@@ -147,21 +162,21 @@ def rows_of(lab: Lab, stack: str, chunk: int, ways: dict[str, Any]) -> list[Row]
 
 E5 = Experiment(
     "E5", "ways to send a file",
-    f"a warm file of {FILE >> 20} MiB, again and again, in calls of several sizes; CPU time of the thread that sends, for "
-    "each byte, and throughput. The kernel's ways over its loopback device, in C; ours over a TAP, through the Python API. "
-    "Ratios are against read and write in the same round. Where the receiver runs on the other CPU, throughput is that "
-    "of the slower end.",
+    f"a warm file of {FILE >> 20} MiB, again and again, in calls of several sizes; CPU time of the thread that "
+    "sends, for each byte, and throughput. The kernel's ways over its loopback device, in C; ours over a TAP, "
+    "through the Python API. Ratios are against read and write in the same round. Where the receiver runs on the "
+    "other CPU, throughput is that of the slower end.",
     (
         Column("stack", "stack"), Column("technique", "technique"), Column("size", "bytes a call"),
         Column("cpu_ns", "CPU", "ns/B"), Column("gb_per_s", "throughput", "GB/s"),
         Column("cpu_ratio", "CPU / read + write"), Column("rate_ratio", "throughput / read + write"),
     ),
     (
-        Claim("N12", "sendfile saves a copy, and system calls: less CPU time for a byte than read and write",
+        Claim("N12d", "sendfile saves a copy, and system calls: less CPU time for a byte than read and write",
               "CPU time for a byte / that of read and write is at most 0.9",
               in_band("cpu_ratio", Band(high=0.9), "{stack}, {technique}, {size} B",
                       technique=("sendfile", "sendfile, copying"))),
-        Claim("N12b", "where the device gathers, the last copy goes as well",
+        Claim("N12c", "where the device gathers, the last copy goes as well",
               "CPU time for a byte / that of read and write is at most 0.9",
               in_band("cpu_ratio", Band(high=0.9), "{stack}, {technique}, {size} B", technique="sendfile, gather")),
         Claim("P5", "less CPU time is not always more throughput",
