@@ -98,9 +98,8 @@ class Consumer:
 
 
 @contextlib.contextmanager
-def producer(size: int, cpu: int, other_cpu: int) -> Iterator[Callable[[str, bool], float]]:
-    """Something that measures: (way, touched) to nanoseconds for one transfer, the median of many turns. The ways are
-    "copy", "socket", and the kinds of pools."""
+def near_end(size: int, cpu: int, other_cpu: int) -> Iterator[tuple[Producer, subprocess.Popen[str]]]:
+    """Our end, on one CPU, and the process that consumes, on another."""
     pairs = socket.socketpair(), socket.socketpair()
     before = os.sched_getaffinity(0)
     far = [pair[1] for pair in pairs]
@@ -114,32 +113,43 @@ def producer(size: int, cpu: int, other_cpu: int) -> Iterator[Callable[[str, boo
             s.close()
         os.sched_setaffinity(0, [cpu])
         with pairs[1][0] as plain, fbufs.Channel(pairs[0][0], timeout=PATIENCE, spin=SPIN) as channel:
-            near = Producer(channel, plain, size)
-            pipe, answer = process.stdin, process.stdout
-            assert pipe is not None
-            assert answer is not None
-
-            def measure(way: str, touched: bool) -> float:
-                pipe.write(f"{way if way in ('copy', 'socket') else 'fbuf'} {int(touched)}\n")
-                pipe.flush()
-                times = []
-                for _ in range(TURNS):
-                    began = perf_counter_ns()
-                    if way in KINDS:
-                        near.fbuf(way, touched)
-                    else:
-                        getattr(near, way)(touched)
-                    plain.recv(1)
-                    times.append((perf_counter_ns() - began) / EACH)
-                return median(times)
-
-            yield measure
+            yield Producer(channel, plain, size), process
     finally:
         os.sched_setaffinity(0, before)
         process.kill()
         process.communicate()
         for s, _ in pairs:
             s.close()
+
+
+def tell(process: subprocess.Popen[str], what: str, touched: bool, turns: int = TURNS) -> None:
+    """Have the other process consume so many turns: "fbuf", "copy" or "socket"."""
+    pipe = process.stdin
+    assert pipe is not None
+    pipe.write(f"{what} {int(touched)} {turns}\n")
+    pipe.flush()
+
+
+@contextlib.contextmanager
+def producer(size: int, cpu: int, other_cpu: int) -> Iterator[Callable[[str, bool], float]]:
+    """Something that measures: (way, touched) to nanoseconds for one transfer, the median of many turns. The ways are
+    "copy", "socket", and the kinds of pools."""
+    with near_end(size, cpu, other_cpu) as (near, process):
+
+        def measure(way: str, touched: bool) -> float:
+            tell(process, way if way in ("copy", "socket") else "fbuf", touched)
+            times = []
+            for _ in range(TURNS):
+                began = perf_counter_ns()
+                if way in KINDS:
+                    near.fbuf(way, touched)
+                else:
+                    getattr(near, way)(touched)
+                near.plain.recv(1)
+                times.append((perf_counter_ns() - began) / EACH)
+            return median(times)
+
+        yield measure
 
 
 def measure(case: Handover, rounds: int, cpu: int, other_cpu: int) -> list[tuple[float, float]]:
@@ -161,8 +171,8 @@ def main() -> None:
     with socket.socket(fileno=plain) as s, fbufs.Channel(socket.socket(fileno=attach), spin=SPIN) as channel:
         far = Consumer(channel, s, size)
         for line in sys.stdin:
-            way, touched = line.split()
-            for _ in range(TURNS):
+            way, touched, turns = line.split()
+            for _ in range(int(turns)):
                 getattr(far, way)(touched == "1")
                 s.send(b".")
 

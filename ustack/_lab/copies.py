@@ -10,6 +10,7 @@ from typing import Any
 
 from ustack._bench.worker import difference
 from ustack._core.py import bench_lab
+from ustack._lab import dark, programs
 from ustack._lab.bench import CannotMeasure, Lab, beside, connected, file_of, memory_stacks, tap_connection, why_no_tap
 from ustack._lab.form import Band, Claim, Column, Experiment, Finding, Row, equals, in_band, measured, quartiles
 
@@ -18,13 +19,13 @@ FILE = 8 * CHUNK  # small enough for a cache: what is compared is the copies, no
 SUMS = ("tx.checksum", "rx.checksum", "tx.fused")  # of the ledger: sums, not copies
 EXPECTED = {
     "read_write": 2, "mmap_write": 1, "sendfile": 1, "sendfile_gather": 0, "write": 1, "direct": 0, "cow": 0,
-    "fbuf": 0, "splice": 0, "recv_send": 2, "via": 0, "via_copy": 1,
+    "fbuf": 0, "fbuf_copy": 1, "splice": 0, "recv_send": 2, "via": 0, "via_copy": 1,
 }  # fmt: skip
 # Techniques of which the first makes more copies than the second, and else does the same.
 PAIRS = (
     ("read_write", "mmap_write"), ("read_write", "sendfile_gather"), ("mmap_write", "sendfile_gather"),
     ("sendfile", "sendfile_gather"), ("recv_send", "splice"), ("via_copy", "via"), ("write", "direct"),
-    ("write", "fbuf"),
+    ("write", "cow"), ("fbuf_copy", "fbuf"),
 )  # fmt: skip
 Book = dict[str, tuple[int, int]]
 COST = "what a copy costs"
@@ -110,29 +111,96 @@ def over_memory() -> Iterator[list[Sample]]:
         yield [*samples, Sample("write", "memory", write, near.ledger, bench_lab.cpu_ns)]
 
 
+class Outgoing:
+    """Techniques to send over one connection, from a file or from memory; CPU time is that of the sending alone."""
+
+    def __init__(self, s: Any, file: int, link: str, book: Callable[[], Book], after: Callable[[int], None]) -> None:
+        self.s, self.file, self.link, self.book, self.after = s, file, link, book, after
+        self.at = self.spent = 0
+        self.data = bytes(CHUNK)
+
+    def sample(self, technique: str, send: Callable[[], object], proof: str = "ledger") -> Sample:
+        """A sample of something that sends CHUNK bytes."""
+
+        def once() -> int:
+            began = bench_lab.cpu_ns()
+            send()
+            self.spent += bench_lab.cpu_ns() - began
+            self.after(CHUNK)
+            return CHUNK
+
+        return Sample(technique, self.link, once, self.book, lambda: self.spent, proof)
+
+    def send_file(self, how: str) -> None:
+        """The next piece of the file."""
+        self.at = (self.at + CHUNK) % FILE
+        self.s.sendfile(self.file, self.at, CHUNK, how=how)
+
+    def samples(self, region: bool = False) -> list[Sample]:
+        """What this build has. region: direct transfers from memory that a SharedMemory device can read."""
+        shared = self.link == "shm"
+        found = [
+            self.sample(t, partial(self.send_file, how),
+                        "prot_none" if shared and t == "sendfile_gather" and dark.proves(t) else "ledger")
+            for t, how in FILES.items()
+        ]  # fmt: skip
+        found.append(self.sample("write", partial(self.s.sendall, self.data)))
+        if hasattr(self.s, "completions"):
+            memory = _region if region else bytearray
+            direct = programs.Direct(self.s, CHUNK, memory)
+            proof = "prot_none" if shared and dark.proves("direct") else "ledger"
+            found.append(self.sample("direct", direct.send, proof))
+        if cow := _cow_buffers():
+            found.append(self.sample("cow", partial(self.send_cow, cow)))
+        return found
+
+    def send_cow(self, buffers: list[Any]) -> None:
+        """The next buffer of a ring, protected while it is under way."""
+        self.at = (self.at + CHUNK) % FILE
+        self.s.sendall(buffers[self.at // CHUNK % len(buffers)], cow=True)
+
+
+def _region(size: int) -> Any:
+    from ustack.buffers import Region
+
+    return Region(size)
+
+
+def _cow_buffers() -> list[Any]:
+    """Buffers to be sent with copy on write, if this build has that."""
+    import ustack
+
+    make = getattr(ustack, "CowBuffer", None)
+    return [make(CHUNK) for _ in range(FILE // CHUNK)] if make else []
+
+
 @contextlib.contextmanager
 def over_tap() -> Iterator[list[Sample]]:
     """The same to the kernel behind a TAP; the CPU time is that of the thread that sends."""
-    data = bytes(CHUNK)
     with file_of(FILE) as file, tap_connection() as (net, s, kernel):
-        state = {"at": 0}
-
-        def send_file(how: str) -> int:
-            at = state["at"] = (state["at"] + CHUNK) % FILE
-            return int(s.sendfile(file, at, CHUNK, how=how))
-
-        def write() -> int:
-            s.sendall(data)
-            return CHUNK
-
         with beside(partial(bench_lab.drain, kernel.fileno())):
             try:
-                samples = [
-                    Sample(t, "tap", partial(send_file, how), net.ledger, bench_lab.cpu_ns) for t, how in FILES.items()
-                ]
-                yield [*samples, Sample("write", "tap", write, net.ledger, bench_lab.cpu_ns)]
+                yield Outgoing(s, file, "tap", net.ledger, lambda n: None).samples()
             finally:
                 s.close()
+
+
+@contextlib.contextmanager
+def over_shm() -> Iterator[list[Sample]]:
+    """To another stack over shared memory, whose device processes move the bytes."""
+    with file_of(FILE) as file, dark.shared_stacks() as (near, far), connected(near, far) as (a, b):
+        buffer = bytearray(CHUNK)
+        yield Outgoing(a, file, "shm", near.ledger, lambda n: take(b, n, buffer)).samples(region=True)
+
+
+@contextlib.contextmanager
+def by_fbufs() -> Iterator[list[Sample]]:
+    """Buffers from one channel of this process to another."""
+    with programs.handed_over(CHUNK) as (hand, book, same):
+        yield [
+            Sample("fbuf", "channel", partial(hand, False), book, bench_lab.cpu_ns, "identity" if same else "ledger"),
+            Sample("fbuf_copy", "channel", partial(hand, True), book, bench_lab.cpu_ns),
+        ]
 
 
 @contextlib.contextmanager
@@ -219,7 +287,7 @@ def measure(lab: Lab) -> list[Row]:
     room = bench_lab.Room(CHUNK)
     memcpy = [ns / CHUNK for ns in lab.in_turn({"memcpy": partial(room.copying, "copy", "", CHUNK, 500)})["memcpy"]]
     beds: list[Callable[[], contextlib.AbstractContextManager[list[Sample]]]] = [
-        over_memory, over_tap, through_a_middle, over_via]  # fmt: skip
+        over_memory, over_tap, over_shm, through_a_middle, over_via, by_fbufs]  # fmt: skip
     if why := why_no_tap():
         beds.remove(over_tap)
         lab.missing["tap"] = why
@@ -229,7 +297,9 @@ def measure(lab: Lab) -> list[Row]:
             with bed() as samples:
                 rows += measure_bed(lab, samples, memcpy)
         except CannotMeasure as e:
-            lab.missing[bed.__name__.removeprefix("over_")] = str(e)
+            lab.missing[bed.__name__] = str(e)
+    made = {row.get("technique") for row in rows}
+    lab.missing |= {t: "not in this build" for t in ("direct", "cow") if t not in made}
     return [*rows, {"table": COST, "pair": "memcpy", **measured("memcpy_ns_per_byte", memcpy)}]
 
 
@@ -260,11 +330,14 @@ def _counted(*techniques: str) -> Callable[[Sequence[Row]], list[Finding]]:
 E1 = Experiment(
     "E1", "copies by the ledger",
     f"a warm file of {FILE >> 10} KiB (or a buffer of the program) sent in calls of {CHUNK >> 10} KiB by each "
-    "technique. CPU copies: what the sending stack booked, for each byte, between the page cache or the producer and "
-    "the link; a read of the file counts as one. Device copies: what the link's system call or the device moves (0 "
-    "over the in-memory link, which passes references). Bus: twice the CPU copies, and the device's. ns/B: CPU time of "
-    "the thread; over the in-memory link and the loopback of the message layer it includes the receiver, which does "
-    "the same for every technique. Proof: what the number of copies rests on.",
+    "technique. CPU copies: what the sending stack booked, for each byte, between the page cache or the producer "
+    "and the link; a read of the file counts as one. Device copies: what the link's system call or the device moves "
+    "(0 over the in-memory link, which passes references). Bus: twice the CPU copies, and the device's. ns/B: CPU "
+    "time of the thread; over the in-memory link and the loopback of the message layer it includes the receiver, "
+    "which does the same for every technique. Over SharedMemory (shm) and a TAP it is the sending alone. direct: "
+    "with completions, from a ring of buffers. Proof: what the number of copies rests on: the ledger; identity (the "
+    "receiver's buffer is the sender's, by file and offset); prot_none (a process that cannot read the payload "
+    "sends it over shm).",
     (
         Column("technique", "technique"), Column("pair", "difference"), Column("link", "link"),
         Column("cpu_copies", "CPU copies"),
@@ -284,7 +357,7 @@ E1 = Experiment(
         Claim("T19", "a splice between two sockets copies nothing, a loop of recv and send twice",
               "the ledger says exactly 0 and 2", _counted("splice", "recv_send")),
         Claim("T3", "an ordinary write copies once; direct transfer, copy on write and fbufs do not",
-              "the ledger says exactly 1 and 0", _counted("write", "direct", "cow", "fbuf")),
+              "the ledger says exactly 1 and 0", _counted("write", "direct", "cow", "fbuf", "fbuf_copy")),
         Claim("E1", "the copies that the ledger tells apart are real",
               "between two techniques, ns/B differ by at least 0.5 of a measured memcpy for each copy",
               in_band("copies_cost", Band(low=0.5, unit="memcpy"), "{pair}, {link}")),

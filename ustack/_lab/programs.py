@@ -1,52 +1,391 @@
-"""E16 and E17: fbufs; E20: receives posted before the data; E21: sends with completions."""
+"""E16 and E17: fbufs; E20: receives posted before the data; E21: sends in place, with completions."""
 
 from __future__ import annotations
 
-from ustack._lab.bench import CannotMeasure, Lab
-from ustack._lab.form import Band, Claim, Column, Experiment, Row, in_band, rising
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
+from ustack._bench.worker import difference
+from ustack._core.py import bench_lab
+from ustack._lab.bench import CannotMeasure, Lab, beside, connected, file_of, memory_stacks, tap_connection
+from ustack._lab.form import Band, Claim, Column, Experiment, Finding, Plot, Row, crossover, in_band, measured, number
+
+from ustack._lab.form import rising, verdict_of  # isort: skip
+
+NOT_HERE = "not in this build"
+PAGE = bench_lab.PAGE
+
+
+# --- E16 --------------------------------------------------------------------------------------------------------------
+
+# What the paper calls it: (place in its order, how it is done here).
+VARIANTS = {
+    "cached, volatile": (1, "volatile"), "cached": (3, "protected"), "plain": (4, "once"), "copy": (6, "copy"),
+    "UNIX socket": (7, "socket"),
+}  # fmt: skip
 ORDER = "cached and volatile < volatile < cached <= plain < COW < copy"
+SIZES = (4 << 10, 64 << 10, 1 << 20)
+FBUF_TURNS, EACH = 1, 400  # EACH is that of the other end
 
 
-def not_here(lab: Lab) -> list[Row]:
-    """What this build lacks."""
-    raise CannotMeasure("not in this build")
+def measure_fbufs(lab: Lab) -> list[Row]:
+    """Rows by variant and size: two processes on two CPUs; nobody touches the bytes."""
+    try:
+        from ustack import fbufs
+        from ustack._bench import fbufs as ends
+    except ImportError:
+        raise CannotMeasure(NOT_HERE) from None
+    if lab.other_cpu is None:
+        raise CannotMeasure("the two ends need a CPU each")
+    rows: list[Row] = []
+    for size in lab.pick(SIZES, SIZES[1:2]):
+        with ends.near_end(size, lab.cpu, lab.other_cpu) as (near, process):
+            once = fbufs.Pool(size, ends.BUFFERS, once=True)
+
+            def one(how: str, near: Any = near, process: Any = process, once: Any = once) -> float:
+                kind = "socket" if how == "socket" else "copy" if how == "copy" else "fbuf"
+                ends.tell(process, kind, False, FBUF_TURNS)
+                began = time.perf_counter_ns()
+                if how == "once":
+                    for _ in range(EACH):
+                        near.channel.send(once.alloc())
+                elif kind == "fbuf":
+                    near.fbuf(how, False)
+                else:
+                    getattr(near, how)(False)
+                near.plain.recv(1)
+                return (time.perf_counter_ns() - began) / EACH
+
+            found = lab.in_turn({name: partial(one, how) for name, (_, how) in VARIANTS.items()})
+        for name, values in found.items():
+            rows.append({
+                "variant": name, "place": VARIANTS[name][0], "size": size, **measured("ns", values),
+                **measured("ns_per_page", [v / (size / PAGE) for v in values]),
+            })  # fmt: skip
+    lab.missing["volatile, not cached; COW"] = "this version has no such pools (COW of one process: E13)"
+    return rows
+
+
+def _order(rows: Sequence[Row]) -> list[Finding]:
+    found = []
+    for size in sorted({r["size"] for r in rows}):
+        found += rising("ns_per_page", "place", f"{size} B, of those measured", size=size, place=(1, 3, 4, 6))(rows)
+    return found
 
 
 E16 = Experiment(
-    "E16", "fbufs between two processes", "a buffer of several pages is handed from one process to another.",
-    (Column("variant", "variant"), Column("size", "bytes"), Column("ns_per_page", "a page", "ns"),
-     Column("place", "place")),
-    (Claim("X7", f"for a page: {ORDER}", "the medians of a page are in that order, for the largest buffer measured",
-           rising("ns_per_page", "place")),),
-    not_here,
+    "E16", "fbufs between two processes",
+    "a buffer goes from one process to another on the other CPU and comes back to its pool; nobody touches the "
+    "bytes, but \"copy\" copies them into shared memory and out of it, and the socket does. Python API; ns for a "
+    "whole buffer and for each page of 4 KiB. Cached: the buffers of a pool that both have mapped. Volatile: the "
+    "producer could still write; else its right to write goes away at each transfer (mprotect). Plain: a memory file "
+    "for each buffer, sealed, mapped and unmapped by both.",
+    (Column("variant", "variant"), Column("size", "bytes"), Column("ns", "a buffer", "ns"),
+     Column("ns_per_page", "a page", "ns"), Column("place", "place in the claim")),
+    (Claim("X7", f"for a page: {ORDER}", "the medians are in that order, for each size", _order),),
+    measure_fbufs,
+    (Plot("e16_fbufs", "A buffer from one process to another", "size", "ns", "variant", "bytes", "ns"),),
 )  # fmt: skip
+
+
+# --- E17 --------------------------------------------------------------------------------------------------------------
+
+FILE_PIECE = 64 << 10
+
+
+def measure_file(lab: Lab) -> list[Row]:
+    """A file read into fbufs and handed over, against one that is read and written to a socket."""
+    try:
+        from ustack._bench import fbufs as ends
+    except ImportError:
+        raise CannotMeasure(NOT_HERE) from None
+    if lab.other_cpu is None:
+        raise CannotMeasure("the two ends need a CPU each")
+    total = EACH * FILE_PIECE
+    with file_of(4 << 20) as file, ends.near_end(FILE_PIECE, lab.cpu, lab.other_cpu) as (near, process):
+
+        def one(how: str) -> complex:
+            began, used = time.perf_counter_ns(), time.process_time_ns() + cpu_of(process.pid)
+            ends.tell(process, "socket" if how == "socket" else "fbuf", True, 1)
+            own, view = near.own, memoryview(near.own)
+            for k in range(EACH):
+                at = k * FILE_PIECE % (4 << 20)
+                if how == "socket":
+                    os.preadv(file, [view], at)
+                    near.plain.sendall(own)
+                else:
+                    f = near.pools[how].alloc()
+                    with f.data as data:
+                        os.preadv(file, [data], at)
+                    near.channel.send(f)
+            near.plain.recv(1)
+            spent = time.perf_counter_ns() - began
+            return complex(spent, time.process_time_ns() + cpu_of(process.pid) - used)
+
+        ways = {"read + write": "socket", "fbufs, volatile": "volatile", "fbufs, protected": "protected"}
+        found = lab.in_turn({name: partial(one, how) for name, how in ways.items()})
+    rows: list[Row] = []
+    for name, values in found.items():
+        row: Row = {
+            "technique": name, **measured("mb_per_s", [total / v.real * 1e3 for v in values]),
+            **measured("cpu_s_per_gib", [v.imag / total * 2**30 / 1e9 for v in values]),
+        }  # fmt: skip
+        if name != "read + write" and "read + write" in found:
+            base = found["read + write"]
+            row |= measured("gain", [100 * (b.real / v.real - 1) for v, b in zip(values, base, strict=True)])
+            row |= measured("cpu_saved", [100 * (1 - v.imag / b.imag) for v, b in zip(values, base, strict=True)])
+        rows.append(row)
+    return rows
+
+
+def cpu_of(pid: int) -> int:
+    """CPU time of the threads of another process, in ns (/proc/PID/task/*/schedstat)."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/schedstat") as f:
+            total += int(f.read().split()[0])
+    return total
+
+
 E17 = Experiment(
-    "E17", "a file through fbufs", "a file is sent through fbufs, and by read and write.",
+    "E17", "a file through fbufs",
+    f"a warm file is read in pieces of {FILE_PIECE >> 10} KiB into fbufs that are handed to another process on the "
+    "other CPU, which sums all bytes; or read into a buffer, written to a UNIX socket, received and summed. CPU: of "
+    "both processes, including the time in which an end looks for the other before it sleeps.",
     (Column("technique", "technique"), Column("mb_per_s", "throughput", "MB/s"),
      Column("cpu_s_per_gib", "CPU", "s/GiB"), Column("gain", "more throughput", "%"),
      Column("cpu_saved", "CPU saved", "%")),
     (Claim("X5", "fbufs give at least 40 % more throughput for a file",
-           "throughput / read and write - 1 is at least 40 %",
+           "throughput / that of read and write - 1 is at least 40 %",
            in_band("gain", Band(low=40, unit="%"), "{technique}")),
      Claim("X5b", "and use at least 20 % less CPU", "1 - CPU time / that of read and write is at least 20 %",
            in_band("cpu_saved", Band(low=20, unit="%"), "{technique}"))),
-    not_here,
+    measure_file,
 )  # fmt: skip
+
+
+# --- E20 --------------------------------------------------------------------------------------------------------------
+
+BLOCK = 64 << 10
+
+
+def measure_receives(lab: Lab) -> list[Row]:
+    """A receive that waits for its data, one that comes later, and storage that is lent, over the in-memory link."""
+    import ustack
+
+    if not hasattr(ustack, "register"):
+        raise CannotMeasure(NOT_HERE)
+    rows: list[Row] = []
+    data, buffer = os.urandom(BLOCK), bytearray(BLOCK)
+    with memory_stacks() as (near, far), connected(near, far) as (a, b):
+        booked: dict[str, dict[str, tuple[int, int]]] = {}
+        count = lab.pick(40, 10)
+
+        def fill(view: memoryview) -> None:
+            while view:
+                view = view[b.recv_into(view) :]
+
+        def posted() -> None:
+            with beside(partial(fill, memoryview(buffer))):
+                time.sleep(0.0005)  # it waits by then; if it does not, the ledger shows it
+                a.sendall(data)
+
+        def late() -> None:
+            a.sendall(data)
+            fill(memoryview(buffer))
+
+        def lent() -> None:
+            a.sendall(data)
+            left = BLOCK
+            while left:
+                left -= sum(len(block) for block in b.recv_buffers(left))
+
+        def one(name: str, way: Callable[[], None]) -> float:
+            before, used = far.ledger(), time.process_time_ns()
+            for _ in range(count):
+                way()
+            spent = float(time.process_time_ns() - used)
+            for reason, (n, calls) in difference(far.ledger(), before).items():
+                old = booked.setdefault(name, {}).get(reason, (0, 0))
+                booked[name][reason] = old[0] + n, old[1] + calls
+            return float(spent / (count * BLOCK))
+
+        ways = {"posted": posted, "late": late, "lent": lent}
+        found = lab.in_turn({name: partial(one, name, way) for name, way in ways.items()})
+    for name, values in found.items():
+        moved = count * BLOCK * (len(values) + 1)
+        copied = {r: n for r, (n, _) in booked.get(name, {}).items() if r in ("rx.copy", "rx.ring", "rx.collapse")}
+        rows.append({
+            "way": name, "link": "memory", "copies": round(sum(copied.values()) / moved, 3),
+            **measured("ns_per_byte", values),
+        })  # fmt: skip
+    return rows
+
+
 E20 = Experiment(
-    "E20", "receives posted before the data", "a receive is posted before its data, or called after they came.",
+    "E20", "receives posted before the data",
+    f"blocks of {BLOCK >> 10} KiB over the in-memory link: received by a thread that waits before they are sent "
+    "(posted), after they came (late), or lent by recv_buffers. Copies: what the receiving stack booked, for each "
+    "byte; posted data that the link itself writes to the buffer are the link's copy. CPU time of the process, "
+    "which for posted receives includes starting a thread for each. Reordering is not varied.",
     (Column("way", "receive"), Column("link", "link"), Column("copies", "copies of a byte"),
-     Column("ns_per_byte", "ns/B")),
-    (Claim("T43", "data of a receive that was posted before are not copied by the CPU",
-           "the ledger says 0 copies for a byte", in_band("copies", Band(0, 0.005), "{way}, {link}", way="posted")),),
-    not_here,
+     Column("ns_per_byte", "CPU", "ns/B")),
+    (Claim("T43", "data of a receive that was posted before are not copied by the CPU of the stack",
+           "the ledger says 0 copies for a byte",
+           in_band("copies", Band(0, 0.005), "{way}, {link}", way="posted")),
+     Claim("P13", "data that come before the receive are copied once, or lent",
+           "the ledger says 1 copy for a late receive",
+           in_band("copies", Band(0.995, 1.005), "{way}, {link}", way="late"))),
+    measure_receives,
 )  # fmt: skip
+
+
+# --- E21 --------------------------------------------------------------------------------------------------------------
+
+SENDS = (1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
+QUICK_SENDS = (4 << 10, 64 << 10, 1 << 20)
+RING = 16
+SO_ZEROCOPY = 60
+
+
+class Direct:
+    """Sends with completion from a ring of buffers over a socket."""
+
+    def __init__(self, s: Any, size: int, memory: Callable[[int], Any] = bytearray) -> None:
+        import socket
+
+        self.s, self.size, self.at, self.under_way = s, size, 0, 0
+        s.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+        self.buffers = [memory(size) for _ in range(RING)]
+        self.copied = False
+
+    def send(self) -> None:
+        """One of the buffers, waiting until it is free."""
+        if self.under_way >= RING - 1:
+            self.collect(5.0)
+        self.s.sendall(self.buffers[self.at % RING], zerocopy=True)
+        self.at += 1
+        self.under_way += 1
+
+    def collect(self, timeout: float) -> None:
+        """Take the completions that are there, at least one."""
+        for low, high, copied in self.s.completions(timeout):
+            self.under_way -= ((high - low) & 0xFFFFFFFF) + 1
+            self.copied |= copied
+
+    def end(self) -> None:
+        """Wait until all are free."""
+        while self.under_way > 0:
+            before = self.under_way
+            self.collect(5.0)
+            if self.under_way == before:
+                raise CannotMeasure("a completion does not come")
+
+
+def measure_completions(lab: Lab) -> list[Row]:
+    """Rows by size: copied, in place with completions, in place and waited for; over a TAP."""
+    import ustack
+
+    if not hasattr(ustack, "register"):
+        raise CannotMeasure(NOT_HERE)
+    rows: list[Row] = []
+    with tap_connection() as (_net, s, kernel), beside(partial(bench_lab.drain, kernel.fileno())):
+        try:
+            for size in lab.pick(SENDS, QUICK_SENDS):
+                count = lab.turns(3000 + size / 5, 0.02, least=RING)
+                direct, data = Direct(s, size), bytearray(size)
+
+                def timed(act: Callable[[], object], count: int = count, direct: Direct = direct) -> float:
+                    used = bench_lab.cpu_ns()
+                    for _ in range(count):
+                        act()
+                    direct.end()
+                    return (bench_lab.cpu_ns() - used) / count
+
+                found = lab.in_turn({
+                    "copy": partial(timed, partial(s.sendall, data)),
+                    "completion": partial(timed, direct.send),
+                    "waiting": partial(timed, partial(s.sendall, data, direct=True)),
+                })  # fmt: skip
+                row: Row = {"size": size}
+                for name, values in found.items():
+                    row |= measured(f"{name}_ns", values)
+                if "completion" in found:
+                    row |= measured("ratio", [x / y for x, y in zip(found["completion"], found["copy"], strict=True)])
+                rows.append(row | {"copied": direct.copied})
+        finally:
+            s.close()
+    return rows
+
+
+def _pays_from(rows: Sequence[Row]) -> list[Finding]:
+    points = sorted((r["size"], r["copy_ns"], r["completion_ns"]) for r in rows if "completion_ns" in r)
+    if not points:
+        return []
+    x = crossover(points)
+    text = "never" if x is None else f"from {number(x / 1024)} KiB" + (" at most" if x <= points[0][0] else "")
+    return [Finding("with completions", text, verdict_of(x is not None and 5 << 10 <= x <= 20 << 10))]
+
+
 E21 = Experiment(
-    "E21", "sends with completions", "a buffer is sent in place, with a completion, and by copying.",
-    (Column("size", "bytes"), Column("copy_ns", "copied", "ns"), Column("direct_ns", "in place", "ns"),
-     Column("ratio", "in place / copied")),
+    "E21", "sends in place, with completions",
+    f"a buffer is sent over a TAP: copied; in place with a completion (a ring of {RING} buffers, each used again "
+    "when it is free); in place and waited for. CPU time of the thread that sends, for a call, through the Python "
+    "API; where it waits for acknowledgements it looks for them, which is in the figures. Copied: whether a "
+    "completion said so.",
+    (Column("size", "bytes"), Column("copy_ns", "copied", "ns"), Column("completion_ns", "with completion", "ns"),
+     Column("waiting_ns", "waited for", "ns"), Column("ratio", "completion / copied"), Column("copied", "copied")),
     (Claim("X8", "sending in place with a completion pays above about 10 KB",
-           "the size from which it is cheaper lies between 5 and 20 KiB", lambda rows: []),),
-    not_here,
+           "the size from which it costs less CPU time than copying lies between 5 and 20 KiB", _pays_from),),
+    measure_completions,
+    (Plot("e21_completions", "CPU time of a send over a TAP", "size", "copy_ns,completion_ns,waiting_ns", ""),),
 )  # fmt: skip
 EXPERIMENTS = (E16, E17, E20, E21)
+
+
+@contextlib.contextmanager
+def handed_over(size: int) -> Iterator[tuple[Callable[[bool], int], Callable[[], dict[str, tuple[int, int]]], bool]]:
+    """For E1: a function that hands an fbuf from one channel of this process to another (copying into it first, or
+    not), the ledger of fbufs, and whether what arrives is where it was."""
+    try:
+        from ustack import fbufs
+    except ImportError:
+        raise CannotMeasure(NOT_HERE) from None
+    one, other = fbufs.pair()
+    with one, other:
+        pool, data = fbufs.Pool(size, 16, kind="volatile"), bytes(size)
+
+        def hand(copied: bool) -> int:
+            f = pool.alloc()
+            if copied:
+                f.write(data)
+            one.send(f)
+            got = other.recv()
+            assert got is not None
+            got.free()
+            one.collect()
+            return size
+
+        f = pool.alloc()
+        place = mapped_at(f.address)
+        one.send(f)
+        got = other.recv()
+        same = isinstance(got, fbufs.Fbuf) and place[0] != 0 and mapped_at(got.address) == place
+        if got is not None:
+            got.free()
+        yield hand, fbufs.fbuf_ledger, same
+
+
+def mapped_at(address: int) -> tuple[int, int]:
+    """(inode, offset in the file) of what is mapped at an address of this process; (0, 0) for none."""
+    with open("/proc/self/maps") as f:
+        for line in f:
+            fields = line.split()
+            low, high = (int(x, 16) for x in fields[0].split("-"))
+            if low <= address < high:
+                return int(fields[4]), int(fields[2], 16) + address - low
+    return 0, 0
