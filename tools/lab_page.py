@@ -84,7 +84,7 @@ def part(experiment: dict[str, Any]) -> str:
         for f in c["findings"]:
             text = ": ".join(escaped(x) for x in (f["where"], f["figure"]) if x)
             remark = f" ({f['remark']})" if f["remark"] else ""
-            lines.append(f"- **{f['verdict']}** {text}{remark}".rstrip())
+            lines.append(f"- **{f['verdict']}**{' ' if text else ''}{text}{remark}")
         lines.append("")
     return "\n".join(lines).rstrip("\n") + "\n"
 

@@ -57,7 +57,7 @@ def measure_memory(lab: Lab) -> list[Row]:
         rates = [size / ns for ns in lab.in_turn({"x": one})["x"]]
         where = "memory" if cold else f"{size >> 10} KiB again and again"
         rows.append({"what": f"{what}, {where}", **measured("gb_per_s", rates)})
-    for size in (16 << 10, 512 << 10, 16 << 20, 128 << 20):
+    for size in (16 << 10, 512 << 10, *lab.pick((16 << 20, 128 << 20), (32 << 20,))):
         chase = bench_lab.Chase(size)
         rounds = max(1, (1 << 20) // size)
         rows.append({"what": f"a load from {size >> 10} KiB, each needs the one before",

@@ -44,15 +44,14 @@ def measure_fbufs(lab: Lab) -> list[Row]:
     rows: list[Row] = []
     for size in lab.pick(SIZES, SIZES[1:2]):
         with ends.near_end(size, lab.cpu, lab.other_cpu) as (near, process):
-            once = fbufs.Pool(size, ends.BUFFERS, once=True)
 
-            def one(how: str, near: Any = near, process: Any = process, once: Any = once) -> float:
+            def one(how: str, near: Any = near, process: Any = process, size: int = size) -> float:
                 kind = "socket" if how == "socket" else "copy" if how == "copy" else "fbuf"
                 ends.tell(process, kind, False, FBUF_TURNS)
                 began = time.perf_counter_ns()
                 if how == "once":
                     for _ in range(EACH):
-                        near.channel.send(once.alloc())
+                        near.channel.send(fbufs.Pool(size, once=True).alloc())
                 elif kind == "fbuf":
                     near.fbuf(how, False)
                 else:

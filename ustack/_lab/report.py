@@ -79,5 +79,5 @@ def text_of(experiment: dict[str, Any]) -> str:
         for f in claim["findings"]:
             text = ": ".join(part for part in (f["where"], f["figure"]) if part)
             remark = f" ({f['remark']})" if f["remark"] else ""
-            lines += wrapped(f"{f['verdict']}  {text}{remark}", "      ")
+            lines += wrapped(f"{f['verdict']} {text}{remark}", "      ")
     return "\n".join(lines)
