@@ -18,6 +18,10 @@ from ustack._core.py.stack import ledger_meanings as ledger_meanings
 from ustack._core.py.transfers import drop_file_windows as drop_file_windows
 from ustack._core.py.wrappers import Capture as Capture
 from ustack._core.py.wrappers import Impair as Impair
+from ustack._direct import DIRECT_LEAST as DIRECT_LEAST
+from ustack._direct import Completion as Completion
+from ustack._direct import Registration as Registration
+from ustack._direct import register as register
 from ustack._splice import SPLICE_EOF as SPLICE_EOF
 from ustack._splice import Splice as Splice
 from ustack._splice import splice as splice
@@ -27,14 +31,17 @@ from ustack._stack import Stack as Stack
 __version__ = "0.1.0"
 
 __all__ = [
+    "DIRECT_LEAST",
     "SPLICE_EOF",
     "Bridge",
     "Capture",
+    "Completion",
     "Impair",
     "Interface",
     "Link",
     "PacketRing",
     "Pipe",
+    "Registration",
     "SharedMemory",
     "Splice",
     "Stack",
@@ -44,6 +51,7 @@ __all__ = [
     "drop_file_windows",
     "ledger_meanings",
     "pair",
+    "register",
     "splice",
     "tee",
 ]

@@ -1,14 +1,17 @@
 """An in-process cable: see memory.pxd."""
 
 from libc.errno cimport ENETDOWN, ENOMEM
-from libc.stdint cimport int32_t
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from ustack._core.base.codes cimport CAP_RX_CSUM, CSUM_NONE, LINK_DOWN
+from ustack._core.base.ledger cimport LR_DEVICE_RX
 from ustack._core.base.types cimport atomic_dec32, ns_t, spin_lock, spin_unlock
 from ustack._core.link.link cimport link, link_fits, link_init, link_notify, link_ops
 from ustack._core.link.queue cimport packet_queue, queue_clear, queue_count, queue_init, queue_put, queue_take
-from ustack._core.mem.mblk cimport freemsg, mblk
+from ustack._core.mem.mblk cimport allocb, dblk, freeb, freemsg, mblk, mblk_attach, msgcopyout
+from ustack._core.mem.posting cimport POSTING_LEAST, posting
 
 cdef struct memory_end:
     link base
@@ -19,6 +22,7 @@ cdef struct memory_end:
     # comes in.
     int32_t gate
     bint open
+    bint device
 
 cdef struct memory_pair_:
     memory_end ends[2]
@@ -37,6 +41,8 @@ cdef int memory_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
             l.state = LINK_DOWN
             return -ENETDOWN
         return 0
+    if end.device:
+        n = move_in(l, out, n)
     for i in range(n):
         l.stats.rx_bytes += out[i].pkt_len
         forget_sender(l, out[i])
@@ -47,6 +53,71 @@ cdef int memory_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
             link_notify(&peer.base)
         spin_unlock(&peer.gate)
     return n
+
+
+# --- the device -----------------------------------------------------------------------------------------------------
+cdef mblk *fetch(link *l, const mblk *m, size_t offset, size_t n) noexcept nogil:
+    """n bytes of a packet in a block of ours; NULL without memory."""
+    cdef mblk *own = allocb(l.mem, n if n else 1)
+    if own != NULL:
+        own.wptr += msgcopyout(l.book, LR_DEVICE_RX, m, offset, own.rptr, n)
+    return own
+
+
+cdef mblk *place(link *l, const mblk *m) noexcept nogil:
+    """The payload goes where a posted receive wants it. NULL: it is not the packet that is waited for, or no memory."""
+    cdef posting *p = l.posted
+    cdef uint8_t *where = p.base
+    cdef size_t room = p.room
+    cdef size_t left = m.pkt_len - p.header
+    cdef mblk *own = fetch(l, m, 0, p.header)
+    cdef mblk *at
+    cdef dblk *d
+    if own == NULL:
+        return NULL
+    d = p.claim(p, own.rptr, m.pkt_len)
+    if d == NULL:
+        freeb(own)
+        return NULL
+    if room > left:
+        room = left
+    own.cont = mblk_attach(l.mem, d)
+    if own.cont != NULL:
+        at = own.cont
+        at.rptr = where
+        at.wptr = where + msgcopyout(l.book, LR_DEVICE_RX, m, m.pkt_len - left, where, room)
+        at.cont = fetch(l, m, m.pkt_len - left + room, left - room) if left > room else NULL
+        if at.cont != NULL or left == room:
+            return own
+    freemsg(own)
+    return NULL
+
+
+cdef int move_in(link *l, mblk **pkts, int n) noexcept nogil:
+    """Bytes of the sender's to memory of ours; facts as a device would tell them. How many packets there are then."""
+    cdef mblk *m
+    cdef mblk *own
+    cdef int i, done = 0
+    for i in range(n):
+        m = pkts[i]
+        own = NULL
+        if l.posted != NULL and l.posted.room >= POSTING_LEAST and m.pkt_len > l.posted.header:
+            own = place(l, m)
+        if own == NULL:
+            own = fetch(l, m, 0, m.pkt_len)
+        if own == NULL:
+            l.stats.rx_nomem += 1
+        else:
+            own.pkt_len = m.pkt_len
+            own.gso_size = m.gso_size
+            own.gso_type = m.gso_type
+            own.csum = m.csum
+            own.csum_start = m.csum_start
+            own.csum_offset = m.csum_offset
+            pkts[done] = own
+            done += 1
+        freemsg(m)
+    return done
 
 
 cdef inline void forget_sender(link *l, mblk *m) noexcept nogil:
@@ -126,6 +197,7 @@ cdef int memory_pair(memory_options *o, link **a, link **b) noexcept nogil:
         end.pair = pair
         end.peer = &pair.ends[1 - i]
         end.open = True
+        end.device = o.device
         queue_init(&end.inbox, o.queue)
     a[0] = &pair.ends[0].base
     b[0] = &pair.ends[1].base

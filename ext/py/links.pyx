@@ -200,14 +200,16 @@ cdef class Memory(Link):
     """One end of a cable inside the process: see ``pair``."""
 
 
-def pair(*, int layer=3, mtu=MTU_MAX, offloads=True, int max_sg=MTU_MAX, int queue=256, macs=(None, None)):
+def pair(*, int layer=3, mtu=MTU_MAX, offloads=True, int max_sg=MTU_MAX, int queue=256, macs=(None, None),
+         bint device=False):
     """Two links that are the ends of one cable in this process: packets pass by reference, nothing is copied.
 
     ``mtu`` is in bytes. ``offloads`` is True, False or names among "csum", "tso", "uso": with csum no
     checksum is ever computed, with tso super-segments of up to 64 KB pass whole. ``max_sg`` is the number of
     blocks that a packet may have; 1 makes the stack copy it together. ``queue`` is packets in flight in each
     direction: a full queue pushes back. ``macs`` are the two Ethernet addresses at layer 2; None is a random
-    one.
+    one. With ``device`` the receiving end moves the bytes to memory of its own stack, as a network card would (ledger:
+    device.rx), instead of taking over the sender's storage.
     """
     cdef memory_options o
     cdef link *a = NULL
@@ -219,7 +221,10 @@ def pair(*, int layer=3, mtu=MTU_MAX, offloads=True, int max_sg=MTU_MAX, int que
     o.mtu = check_range("mtu", mtu, MTU_MIN, MTU_MAX)
     o.max_sg = check_range("max_sg", max_sg, 1, 65535)
     o.queue = check_range("queue", queue, 1, 1 << 20)
-    o.caps = offload_caps(offloads) | CAP_ZEROCOPY_RX | CAP_ZEROCOPY_TX
+    o.device = device
+    o.caps = offload_caps(offloads)
+    if not device:
+        o.caps |= CAP_ZEROCOPY_RX | CAP_ZEROCOPY_TX
     if max_sg > 1:
         o.caps |= CAP_GATHER
     o.gso_max = MTU_MAX if o.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO) else o.mtu

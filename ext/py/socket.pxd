@@ -16,6 +16,7 @@ cdef class Socket:
     cdef readonly int type
     cdef readonly int proto
     cdef bint closed
+    cdef object notices         # of sends with completion; None: the option was never set
     cdef object __weakref__
     cdef int enter(self) except -1
     cdef void leave(self) noexcept

@@ -29,6 +29,7 @@ from ustack._core.py.calls cimport (
     NO_WAIT, call_accept, call_connect, call_connect_wait, call_recv, call_recv_now, call_recvfrom, call_send,
     call_sendto)
 from ustack._core.py.datagrams cimport recv_datagrams, recv_datagrams_into, recv_scattered, send_datagrams
+from ustack._core.py.direct cimport collect, opt_in, opted_in, send_in_place
 from ustack._core.py.driver cimport (
     clock_now, driver_flush_unlock, driver_lock, driver_signal_closed, driver_unlock, linger_until,
     sock_fileno, sock_unfile)
@@ -54,6 +55,7 @@ cdef enum:
     MSG_DONTWAIT = 0x40
     MSG_WAITALL = 0x100
     MSG_MORE = 0x8000
+    MSG_ZEROCOPY = 0x4000000
     KNOWN_FLAGS = 2 | 0x20 | 0x40 | 0x100 | 0x4000 | 0x8000     # with MSG_NOSIGNAL
     SOL_SOCKET = 1
     SO_TYPE = 3
@@ -61,6 +63,7 @@ cdef enum:
     SO_MAX_PACING_RATE = 47
     SO_PROTOCOL = 38
     SO_DOMAIN = 39
+    SO_ZEROCOPY = 60
     TCP_INFO = 11
     TCP_CONGESTION = 13
     # Copies of more than this are made without the GIL: below it, giving it back and taking it costs more.
@@ -402,12 +405,22 @@ cdef class Socket:
         fail(r)
         return 0
 
-    def send(self, data, int flags=0) -> int:
-        """Send bytes; returns how many were taken (all of them on a blocking stream socket)."""
+    def send(self, data, int flags=0, *, direct=False, bint zerocopy=False) -> int:
+        """Send bytes; returns how many were taken (all of them on a blocking stream socket).
+
+        direct: True sends the memory in place where the path allows it, and returns when all is acknowledged and
+        nobody refers to the memory; "auto" does so from ustack.DIRECT_LEAST bytes on. zerocopy: in place as well, and
+        returns at once; ``completions()`` tells when the memory may be used again (the option SO_ZEROCOPY is needed
+        first). What cannot go in place is copied, and counted by reason. See docs/techniques/direct.md.
+        """
         cdef Py_buffer b
         cdef size_t n
         self.enter()
         try:
+            if direct is not False or zerocopy:
+                return send_in_place(self, data, flags, direct, zerocopy, self.timeout_ns >= 0)
+            if flags & MSG_ZEROCOPY and opted_in(self):
+                return send_in_place(self, data, flags & ~MSG_ZEROCOPY, False, True, self.timeout_ns >= 0)
             if self.s.kind != SOCK_TCP:
                 return self._send_datagram(data, None, flags)
             PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
@@ -419,11 +432,17 @@ cdef class Socket:
         finally:
             self.leave()
 
-    def sendall(self, data, int flags=0):
-        """Send all bytes. After an error there is no telling how much went, as with the standard socket."""
+    def sendall(self, data, int flags=0, *, direct=False, bint zerocopy=False):
+        """Send all bytes. After an error there is no telling how much went, as with the standard socket.
+
+        direct, zerocopy: as for ``send``.
+        """
         cdef Py_buffer b
         self.enter()
         try:
+            if direct is not False or zerocopy:
+                send_in_place(self, data, flags, direct, zerocopy, False)
+                return
             if self.s.kind != SOCK_TCP:
                 self._send_datagram(data, None, flags)
                 return
@@ -435,6 +454,14 @@ cdef class Socket:
                 PyBuffer_Release(&b)
         finally:
             self.leave()
+
+    def completions(self, timeout=0.0) -> list:
+        """What is complete of ``send(zerocopy=True)`` since the last call: a list of ``ustack.Completion``, ranges.
+
+        timeout: seconds to wait for the first one, None for as long as it takes; calls without anything outstanding
+        return an empty list at once. Works on a closed socket too. See docs/techniques/completions.md.
+        """
+        return collect(self, timeout)
 
     def sendto(self, data, *args):
         """sendto(data, address) or sendto(data, flags, address)."""
@@ -855,6 +882,9 @@ cdef class Socket:
         if level == 6 and optname == TCP_CONGESTION:
             self._set_congestion(value)
             return
+        if level == SOL_SOCKET and optname == SO_ZEROCOPY and self.type == STREAM:
+            opt_in(self, _option_value(level, optname, value) != 0)
+            return
         number = _option_value(level, optname, value)
         self.enter()
         with nogil:
@@ -890,6 +920,8 @@ cdef class Socket:
             if level == SOL_SOCKET and optname in (SO_TYPE, SO_PROTOCOL, SO_DOMAIN):
                 value = {SO_TYPE: self.type, SO_PROTOCOL: self._protocol(), SO_DOMAIN: self.family}[optname]
                 return value
+            if level == SOL_SOCKET and optname == SO_ZEROCOPY and self.type == STREAM:
+                return struct.pack("i", opted_in(self))[:buflen] if buflen else int(opted_in(self))
             if level == 6 and optname == TCP_CONGESTION:
                 return congestion_name(self.d, self.s).ljust(16, b"\0")[:buflen or 16]
             if level == 6 and optname == TCP_INFO and self.s.kind == SOCK_TCP:

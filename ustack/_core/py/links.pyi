@@ -50,4 +50,5 @@ def pair(
     max_sg: int = 65535,
     queue: int = 256,
     macs: Sequence[str | bytes | None] = (None, None),
+    device: bool = False,
 ) -> tuple[Memory, Memory]: ...
