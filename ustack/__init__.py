@@ -7,6 +7,7 @@ be attached to; ``ustack.socket`` stands in for the standard ``socket`` module.
 from ustack._core.py.bridge import Bridge as Bridge
 from ustack._core.py.devices import PacketRing as PacketRing
 from ustack._core.py.devices import Tap as Tap
+from ustack._core.py.devices import Xdp as Xdp
 from ustack._core.py.links import Link as Link
 from ustack._core.py.links import pair as pair
 from ustack._core.py.pipe import Pipe as Pipe
@@ -47,6 +48,7 @@ __all__ = [
     "Stack",
     "Tap",
     "VirtualClock",
+    "Xdp",
     "counter_meanings",
     "drop_file_windows",
     "ledger_meanings",

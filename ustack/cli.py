@@ -23,6 +23,8 @@ links:
   tun:NAME    the same without Ethernet: packets of IPv4 and IPv6
   ring:IFACE  mmap'd packet rings on a network device (needs CAP_NET_RAW); the device must
               not carry our address, or the kernel answers our peers with resets
+  xdp:IFACE   AF_XDP on queue 0 of a network device, past the kernel's stack (needs root); the other end of a veth
+              must complete its checksums: ethtool -K DEVICE tx off
   pair        no device: a second stack inside the process is the peer
 
 exit status: 0 done; 1 it failed, a line says why; 2 wrong arguments; 130 Ctrl-C

@@ -1,8 +1,9 @@
 """Links to the kernel: ``Tap`` and ``PacketRing``. They need privileges, and say which when they lack them."""
 
 import os
+import time
 
-from libc.errno cimport EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENOMEM, ENXIO, EPERM
+from libc.errno cimport EACCES, EBUSY, EINVAL, ENOBUFS, ENODEV, ENOENT, ENOMEM, ENXIO, EPERM
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, strncpy
 
@@ -17,6 +18,10 @@ from ustack._core.sys.io cimport sys_close, sys_dup, sys_nonblock
 from ustack._core.sys.netdev cimport (
     sys_if_hardware, sys_if_index, sys_if_mtu, sys_if_open, sys_if_set_mtu, sys_if_up,
 )
+from ustack._core.link.xdp cimport (
+    XDP_FRAMES, XDP_ROOM, XDP_STEP_ATTACH, XDP_STEP_BIND, XDP_STEP_PROGRAM, XDP_STEP_RINGS, XDP_STEP_SOCKET,
+    XDP_STEP_UMEM, xdp_create, xdp_facts, xdp_get_facts, xdp_options,
+)
 from ustack._core.sys.packet cimport (
     PACKET_FANOUT_CPU, PACKET_FANOUT_HASH, PACKET_FANOUT_LB, PACKET_FANOUT_QM, PACKET_FANOUT_ROLLOVER,
 )
@@ -24,6 +29,8 @@ from ustack._core.sys.tun cimport (
     IF_NAME, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_TUN, IFF_VNET_HDR, TUN_F_CSUM, TUN_F_TSO4,
     TUN_F_TSO6, TUN_F_USO, sys_tun_attach, sys_tun_offload, sys_tun_open, sys_tun_query, sys_tun_vnet_len,
 )
+
+from ustack._core.sys.xdp cimport XDP_MODE_DRV, XDP_MODE_SKB
 
 from ustack._core.py.links import MTU_MAX as _MTU_MAX
 from ustack._core.py.links import MTU_MIN as _MTU_MIN
@@ -274,6 +281,107 @@ cdef class PacketRing(Device):
         if self.dev != NULL:
             packet_ring_extent(self.dev, &base, &length)
         return <size_t>base, length
+
+
+cdef class Xdp(Device):
+    """A network device through AF_XDP: the frames of one of its queues, past the kernel's own stack.
+
+    ``name`` is any Ethernet device: an end of a veth, a card. A small program, which ends with the link (and with the
+    process, however that ends), redirects the queue's frames here; the kernel's stack sees none of them. ``queue`` is
+    the one of the device's receive queues; frames of others go to the kernel as before. ``mode`` is "native" (in the
+    driver), "generic" (behind it, any device) or "auto": native, else generic; ``Xdp.mode`` says what was obtained, and
+    ``zero_copy`` and ``multi_buffer`` (packets longer than a chunk of 4 KB) what the device and the kernel gave.
+    Without multi_buffer the MTU is 3826 at most. ``frames`` chunks are for receiving, and as many for sending: a power
+    of two. ``mac`` is our address on the wire, random by default.
+
+    There are no offloads: a kernel at the other end of a veth must send complete checksums and single segments
+    (``ethtool -K DEVICE tx off``; native mode switches segmentation offload off by itself, not checksums).
+
+    Raises PermissionError without CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF, OSError: ENODEV without such a device, EBUSY
+    if the queue or the device's program is taken; ValueError if it is no Ethernet.
+    Source: Documentation/networking/af_xdp.rst of Linux.
+    """
+
+    cdef dict final_
+
+    def __init__(self, name, *, int queue=0, mode="auto", mac=None, int frames=1024):
+        cdef xdp_options o
+        cdef link *made = NULL
+        cdef int e, step = 0
+        if self.dev != NULL:
+            raise ValueError("already made")
+        encoded = device_name(name)
+        strncpy(self.name_, encoded, IF_NAME - 1)
+        memcpy(o.name, self.name_, IF_NAME)
+        if mode not in XDP_MODES:
+            raise ValueError(f"mode is 'auto', 'native' or 'generic', not {mode!r}")
+        o.modes = XDP_MODES[mode]
+        o.queue = check_range("queue", queue, 0, 65535)
+        o.frames = check_range("frames", frames, 64, XDP_FRAMES)
+        if frames & (frames - 1):
+            raise ValueError(f"frames must be a power of two, not {frames}")
+        mac = parse_mac(mac)
+        self.open_ctl()
+        o.ifindex = sys_if_index(self.ctl, self.name_)
+        if o.ifindex < 0:
+            refuse(o.ifindex, f"no device {name!r} in this network namespace", {ENODEV: "see 'ip link'"})
+        e = sys_if_hardware(self.ctl, self.name_, o.mac)
+        memcpy(o.mac, <const char *>mac, 6)
+        if e != ARPHRD_ETHER:
+            raise ValueError(f"{name!r} is no Ethernet device: use a veth or a card")
+        o.mtu = min(max(sys_if_mtu(self.ctl, self.name_), _MTU_MIN), _MTU_MAX)
+        e = xdp_create(&o, &made, &step)
+        patience = time.monotonic() + XDP_RELEASED
+        while e == -EBUSY and time.monotonic() < patience:
+            time.sleep(0.002)
+            e = xdp_create(&o, &made, &step)
+        if e < 0:
+            refuse(e, f"cannot open {name!r} by AF_XDP ({XDP_STEPS[step]})", XDP_REMEDIES)
+        self.adopt(made)
+
+    cdef void refresh(self):
+        Device.refresh(self)
+        if self.dev != NULL and self.dev.mtu > XDP_ROOM - 14 and not self.facts["multi_buffer"]:
+            self.dev.mtu = self.dev.gso_max = XDP_ROOM - 14
+
+    def close(self):
+        """Close the link, detach the program and give the queue back; idempotent. A stack's link is closed by its
+        stack."""
+        if self.dev != NULL and self.user is None:
+            self.final_ = self.facts
+        Device.close(self)
+
+    @property
+    def facts(self) -> dict:
+        """What was obtained, and what both sides counted: mode, zero_copy, multi_buffer, kernel_has (chunks that are
+        being sent), bad_desc, and the kernel's rx_dropped, rx_invalid, tx_invalid, rx_ring_full, fill_empty, tx_empty.
+        """
+        cdef xdp_facts f
+        if self.dev == NULL:
+            return self.final_ or {}
+        xdp_get_facts(self.dev, &f)
+        facts = {"mode": "native" if f.mode == XDP_MODE_DRV else "generic", "zero_copy": bool(f.zerocopy),
+                 "multi_buffer": bool(f.frags), "kernel_has": f.kernel_has, "bad_desc": f.bad_desc}
+        return facts | {name: f.kernel[i] for i, name in enumerate(XDP_COUNTS)}
+
+    @property
+    def mode(self) -> str:
+        """Where the program runs and who copies: "native, copy", "generic, copy" or "native, zero copy"."""
+        facts = self.facts
+        return f"{facts['mode']}, {'zero copy' if facts['zero_copy'] else 'copy'}" if facts else "closed"
+
+
+XDP_RELEASED = 0.5              # seconds: the kernel gives a queue back some time after its socket was closed
+XDP_MODES = {"auto": XDP_MODE_DRV | XDP_MODE_SKB, "native": XDP_MODE_DRV, "generic": XDP_MODE_SKB}
+XDP_COUNTS = ("rx_dropped", "rx_invalid", "tx_invalid", "rx_ring_full", "fill_empty", "tx_empty")
+XDP_STEPS = {XDP_STEP_SOCKET: "socket", XDP_STEP_UMEM: "memory", XDP_STEP_RINGS: "rings", XDP_STEP_BIND: "bind",
+             XDP_STEP_PROGRAM: "program", XDP_STEP_ATTACH: "attach"}
+XDP_REMEDIES = {
+    EPERM: PRIVILEGE + "; programs for XDP are the real root's, a user namespace is not enough",
+    EBUSY: "somebody else has this queue, or a program on this device",
+    EINVAL: "there is no such queue, or the device cannot",
+    ENOBUFS: "the memory exceeds the limit of locked memory (ulimit -l)",
+}
 
 
 cdef int fanout_argument(object fanout) except? -1:

@@ -12,6 +12,8 @@ ABOUT = {
     "tcp.bulk.tap1500.from_linux": "one stream from Linux over a TAP, packets of 1500 bytes, no offloads",
     "tcp.bulk.ring1500.to_linux": "one stream to Linux over a veth, packets of 1500 bytes; ours by packet rings",
     "tcp.bulk.ring1500.from_linux": "one stream from Linux over a veth, packets of 1500 bytes; ours by packet rings",
+    "tcp.bulk.xdp1500.to_linux": "one stream to Linux over a veth, packets of 1500 bytes; ours by AF_XDP",
+    "tcp.bulk.xdp1500.from_linux": "one stream from Linux over a veth, packets of 1500 bytes; ours by AF_XDP",
     "tcp.bulk.memory": "two stacks and the in-memory link in one thread: 64 KB written, then read",
     "tcp.rtt.tap": "a byte to Linux over a TAP and one back: median round trip",
     "tcp.rtt.tap.accept": "the same while another thread is blocked in accept(); compared with tcp.rtt.tap of ours",

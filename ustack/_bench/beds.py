@@ -119,6 +119,8 @@ def veth_bed(near_wire: str, far_wire: str, spin: bool, offloads: bool = True) -
         for namespace, device, address, wire in ((far, "v0", FAR, far_wire), (near, "v1", NEAR, near_wire)):
             if not offloads:
                 namespace.offload(device, tso=False, gso=False, gro=False)
+            if near_wire == "xdp" and wire == "kernel":
+                namespace.offload(device, tx=False)  # nobody behind AF_XDP completes its checksums
             if wire == "kernel":
                 namespace.add_address(device, address)
         yield Bed(Worker(near, near_wire, "v1", NEAR, spin, offloads), Worker(far, far_wire, "v0", FAR, spin, offloads))
@@ -141,7 +143,12 @@ def alone_bed(wire: str) -> Iterator[Bed]:
         yield Alone(Worker(namespace, wire, "", NEAR, False))
 
 
-VETH = {"kernel": ("kernel", "kernel"), "ring": ("ring", "kernel"), "pair": ("ring", "ring")}
+VETH = {
+    "kernel": ("kernel", "kernel"),
+    "ring": ("ring", "kernel"),
+    "pair": ("ring", "ring"),
+    "xdp": ("xdp", "kernel"),
+}
 SMALL = "1500"  # ends the name of a wire without offloads, with an MTU of 1500
 KERNELS = ("kernel", "kernel" + SMALL, "loopback", "tun")  # wires without a stack of ours
 ALONE = ("memory", "proxy", "crowd", "loopback", "pipe", "tun")
@@ -150,8 +157,8 @@ ALONE = ("memory", "proxy", "crowd", "loopback", "pipe", "tun")
 def make(wire: str, spin: bool) -> contextlib.AbstractContextManager[Bed]:
     """The bed of a wire.
 
-    "kernel", "tap", "ring" (against the kernel), "pair" (packet rings at both ends), the same with "1500" behind it
-    (no offloads), or one process with both ends of "memory", "proxy", "crowd", "loopback", "pipe", "tun".
+    "kernel", "tap", "ring" and "xdp" (against the kernel), "pair" (packet rings at both ends), the same with "1500"
+    behind it (no offloads), or one process with both ends of "memory", "proxy", "crowd", "loopback", "pipe", "tun".
     """
     if wire in ALONE:
         return alone_bed(wire)

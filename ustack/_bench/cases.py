@@ -268,6 +268,8 @@ CASES: list[AnyCase] = [
     *_bulk("tcp.bulk.tap1500.from_linux", BULK_IN, "tap1500", 0.8, 1.3, **PLAIN),
     *_bulk("tcp.bulk.ring1500.to_linux", BULK_OUT, "ring1500", 0.8, 1.3, **PLAIN),
     *_bulk("tcp.bulk.ring1500.from_linux", BULK_IN, "ring1500", 0.8, 1.3, **PLAIN),
+    *_bulk("tcp.bulk.xdp1500.to_linux", BULK_OUT, "xdp1500", 0.8, 1.3, **PLAIN | {"default": False}),
+    *_bulk("tcp.bulk.xdp1500.from_linux", BULK_IN, "xdp1500", 0.8, 1.3, **PLAIN | {"default": False}),
     *_cases("tcp.bulk.memory", MEMORY, "memory", SAME, 1.0, 2.0, **LOOPBACK),
     *_cases("tcp.rtt.tap", RTT, "tap", ALL[:2], 1.0, 0.95),
     *_cases("tcp.rtt.tap", RTT, "tap", ALL[2:], 1.0, 0.85),

@@ -119,9 +119,13 @@ class StackHost:
     def __init__(self, spec: dict[str, Any]) -> None:
         import ustack
 
-        make = ustack.Tap if spec["wire"] == "tap" else ustack.PacketRing
         self.stack = ustack.Stack(busy_poll=spec["busy_poll"])
-        link = make(spec["device"], offloads=spec["offloads"])
+        link: ustack.Link
+        if spec["wire"] == "xdp":
+            link = ustack.Xdp(spec["device"])
+        else:
+            make = ustack.Tap if spec["wire"] == "tap" else ustack.PacketRing
+            link = make(spec["device"], offloads=spec["offloads"])
         self.stack.add_interface(link, addresses=[spec["address"]])
         self.stats, self.ledger = self.stack.stats, self.stack.ledger
 

@@ -27,20 +27,20 @@ class Failure(Exception):
 class LinkSpec:
     """The value of ``--link``."""
 
-    kind: str  # "tap", "tun", "ring" or "pair"
+    kind: str  # "tap", "tun", "ring", "xdp" or "pair"
     name: str = ""
 
 
 def link_spec(text: str) -> LinkSpec:
-    """Parse ``tap:NAME``, ``tun:NAME``, ``ring:IFACE`` or ``pair``."""
+    """Parse ``tap:NAME``, ``tun:NAME``, ``ring:IFACE``, ``xdp:IFACE`` or ``pair``."""
     kind, _, name = text.partition(":")
     if kind == "pair" and not name:
         return LinkSpec("pair")
-    if kind in ("tap", "tun", "ring") and name:
+    if kind in ("tap", "tun", "ring", "xdp") and name:
         if len(name.encode()) > 15:
             raise argparse.ArgumentTypeError(f"{name!r} is longer than the 15 bytes of a device name")
         return LinkSpec(kind, name)
-    raise argparse.ArgumentTypeError(f"{text!r} is none of tap:NAME, tun:NAME, ring:IFACE, pair")
+    raise argparse.ArgumentTypeError(f"{text!r} is none of tap:NAME, tun:NAME, ring:IFACE, xdp:IFACE, pair")
 
 
 def interface_address(text: str) -> str:
@@ -87,7 +87,7 @@ def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
         type=link_spec,
         default="tap:us0",
         metavar="LINK",
-        help="tap:NAME, tun:NAME, ring:IFACE or pair (default tap:us0)",
+        help="tap:NAME, tun:NAME, ring:IFACE, xdp:IFACE or pair (default tap:us0)",
     )
     group.add_argument(
         "--address",
@@ -124,12 +124,18 @@ def open_link(spec: LinkSpec) -> Link:
     try:
         if spec.kind == "ring":
             return ustack.PacketRing(spec.name)
+        if spec.kind == "xdp":
+            link = ustack.Xdp(spec.name)
+            print(f"{spec.name}: AF_XDP, {link.mode}", file=sys.stderr)
+            return link
         return ustack.Tap(spec.name, tun=spec.kind == "tun")
     except PermissionError as e:
         what = (
             "/dev/net/tun may not be opened, or the device not configured"
-            if spec.kind != "ring"
+            if spec.kind not in ("ring", "xdp")
             else "packet sockets need CAP_NET_RAW"
+            if spec.kind == "ring"
+            else "AF_XDP needs CAP_BPF and CAP_NET_ADMIN of the real root"
         )
         raise Failure(
             f"{what} ({e.strerror}): run as root, or try --link pair"

@@ -11,6 +11,11 @@ FANOUT: dict[str, int]
 RING_REMEDIES: dict[int, str]
 OPEN_REMEDIES: dict[int, str]
 ATTACH_REMEDIES: dict[int, str]
+XDP_RELEASED: float
+XDP_MODES: dict[str, int]
+XDP_COUNTS: tuple[str, ...]
+XDP_STEPS: dict[int, str]
+XDP_REMEDIES: dict[int, str]
 
 @disjoint_base
 class Device(Link):
@@ -58,3 +63,13 @@ class PacketRing(Device):
     def replaced(self) -> int: ...
     @property
     def extent(self) -> tuple[int, int]: ...
+
+@disjoint_base
+class Xdp(Device):
+    def __init__(
+        self, name: str, *, queue: int = 0, mode: str = "auto", mac: str | bytes | None = None, frames: int = 1024
+    ) -> None: ...
+    @property
+    def facts(self) -> dict[str, str | bool | int]: ...
+    @property
+    def mode(self) -> str: ...
