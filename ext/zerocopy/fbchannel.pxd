@@ -71,6 +71,7 @@ cdef struct received:           # introduced by the other side
     uint32_t out
     uint32_t epoch
     size_t size
+    bint published              # devices of shared memory can reach it: mem/share
     bint sealed                 # the kernel lets nobody write, not even its maker
     bint forward                # others may be let read it
     bint relayed                # the other side is not its producer

@@ -11,7 +11,7 @@ from ustack._core.mem.ring cimport (
     RING_CONSUMER, RING_PRODUCER, ring_arm, ring_arm_for, ring_attach_region, ring_disarm, ring_extent, ring_owes_kick,
     ring_put, ring_ready,
 )
-from ustack._core.mem.share cimport region_import, region_share
+from ustack._core.mem.share cimport region_import, region_publish, region_retire, region_share
 from ustack._core.sys.eventfd cimport sys_eventfd, sys_eventfd_signal, sys_eventfd_take
 from ustack._core.sys.io cimport sys_close
 from ustack._core.sys.memory cimport PROT_READ, PROT_WRITE, SEAL_WRITE, memfd_seals, page_size
@@ -169,7 +169,9 @@ cdef void fbchannel_close(fbchannel *c, int error) noexcept nogil:
 
 
 cdef void forget_got(received *r) noexcept nogil:
-    if r.mem != NULL:
+    if r.published:
+        region_retire(r.mem)
+    elif r.mem != NULL:
         region_unref(r.mem)
     free(r.held)
     free(r.keeps)
@@ -296,6 +298,8 @@ cdef int fbchannel_meet(fbchannel *c) noexcept nogil:
     if r.mem == NULL:
         sys_close(fd)
         return fbchannel_broken(c)
+    if m.count > 1:                     # else it is not worth it: it is used once
+        r.published = region_publish(r.mem) == 0
     r.count = m.count
     r.epoch = m.epoch
     r.size = m.size

@@ -44,6 +44,7 @@ cdef struct fbpool:
     uint16_t *holds             # of each buffer: the windows that are out, and one for our own
     uint8_t *prot               # what our own pages allow: PROT_*
     uint32_t flags
+    bint published              # devices of shared memory can reach it: mem/share
     bint sealed                 # FB_ONCE: no writer is left, by decree of the kernel
     int32_t refs
     uint64_t protects           # calls of mprotect
