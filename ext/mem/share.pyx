@@ -31,7 +31,10 @@ cdef struct file_region:
 
 
 cdef int region_seal(region *r) noexcept nogil:
-    return memfd_seal(r.fd, SEAL_SHRINK | SEAL_GROW) if r.fd >= 0 else -ENOTSUP
+    cdef int seals = memfd_seals(r.fd) if r.fd >= 0 else -ENOTSUP
+    if seals >= 0 and ~seals & (SEAL_SHRINK | SEAL_GROW):
+        return memfd_seal(r.fd, SEAL_SHRINK | SEAL_GROW)
+    return 0 if seals >= 0 else seals
 
 
 cdef region *region_share(size_t length, int *err) noexcept nogil:

@@ -8,11 +8,15 @@ import socket
 import struct
 
 import pytest
-from helpers import Background
+from beds import connected, read_all
+from dark import copied_out, dark_stacks
+from helpers import Background, in_thread
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ustack
 from ustack import buffers, fbufs
+from ustack._core.py.probe_shm import protect
 
 PATIENCE = 60
 KINDS = ["protected", "strict", "volatile"]
@@ -556,3 +560,27 @@ def test_an_fbuf_passes_through_code_for_message_blocks(ends):
     buffers.freemsg(head)
     gc.collect()
     assert pool.free == 2
+
+
+# --- over a stack -----------------------------------------------------------------------------------------------------
+
+def test_what_another_process_produced_goes_out_over_tcp_without_being_looked_at(ends):
+    a, b = ends
+    pool = fbufs.Pool(65536, 8)
+    sent = bytearray()
+    with dark_stacks() as (near, far), connected(near, far) as (c, s), in_thread(read_all, s) as got:
+        for i in range(40):
+            f = pool.alloc(timeout=PATIENCE)
+            f.write(bytes([i]) * 65536)
+            sent += f.data
+            a.send(f)
+            with b.recv(PATIENCE) as received:
+                with ustack.register(received) as known:
+                    assert known.pinned                     # else its pages would be looked after
+                    protect(known.address, 65536, "none")   # whoever reads it here dies of SIGSEGV
+                    c.sendall(received, direct=True)
+                    protect(known.address, 65536, "read")
+        assert copied_out(near) == {}
+        c.close()
+        assert got.result(PATIENCE) == sent
+    assert pool.free == 8
