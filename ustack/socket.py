@@ -94,6 +94,7 @@ from socket import (
 )
 from typing import IO, TYPE_CHECKING, Any
 
+from ustack._core.py.posted import recv_posted as _recv_posted
 from ustack._core.py.socket import Socket as _Socket
 from ustack._core.py.transfers import Transfer as _Transfer
 from ustack._family import family_of as _family_of
@@ -261,6 +262,18 @@ class socket(_Socket):
         Raises ValueError (arguments), OSError: EBADF, EINVAL, ESPIPE, EIO, and those of ``sendall``.
         """
         return _send_file(self, file, offset, count, headers, trailers, how)
+
+    def recv_posted(self, buffer: Any, nbytes: int = 0) -> int:
+        """Receive until a registered buffer (or ``nbytes`` of it) is full; the link puts payload there where it can.
+
+        Posted before its data, the buffer is told to the link: a segment that is the next in order goes to its final
+        place, without a copy by the stack; another packet that lands there is moved out again (ledger: rx.misplaced).
+        Over a Tap, and over ``pair(device=True)``; elsewhere, and into memory that ``ustack.register`` has not pinned,
+        it is received and copied (counters: posted.*). Returns the number of bytes: fewer than asked for at the end of
+        the stream, 0 if there were none, or after a timeout or error with some in hand. What lies behind them in the
+        buffer is undefined. One reader of a socket at a time. Raises what ``recv_into`` raises.
+        """
+        return _recv_posted(self, buffer, nbytes)
 
     def write(self, data: Any, *, checksum: str = "auto") -> int:
         """Send all bytes with a chosen form of the checksum; returns how many. For comparing: ``sendall`` is "auto".

@@ -1,6 +1,7 @@
 """A TAP or TUN device: see tap.pxd."""
 
 from libc.errno cimport EAGAIN, EMSGSIZE, ENOBUFS, ENOSYS
+from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -8,7 +9,7 @@ from libc.string cimport memcpy
 from ustack._core.base.codes cimport (
     CAP_GATHER, CAP_TSO4, CAP_TSO6, CAP_USO, LINK_DOWN, LINK_UP,
 )
-from ustack._core.base.ledger cimport LR_DEVICE_RX, ledger_book
+from ustack._core.base.ledger cimport LR_DEVICE_RX, LR_MISPLACED, ledger_book
 from ustack._core.base.types cimport NS_MS, ns_t, unlikely
 from ustack._core.link.burst cimport (
     RING_REFUSED, VNET_MAX, burst_create, burst_describe, burst_dropped, burst_free, burst_send, burst_sent,
@@ -17,7 +18,8 @@ from ustack._core.link.burst cimport (
 from ustack._core.link.link cimport link, link_init, link_ops
 from ustack._core.link.vnet cimport VNET_LEN, vnet_decode, vnet_hdr
 from ustack._core.mem.arena cimport arena
-from ustack._core.mem.mblk cimport dblk, dblk_unref, freeb, freemsg, mblk, mblk_attach
+from ustack._core.mem.mblk cimport allocb, dblk, dblk_unref, freeb, freemsg, mblk, mblk_attach, msgappend
+from ustack._core.mem.posting cimport posting
 from ustack._core.mem.source cimport source
 from ustack._core.sys.io cimport iovec, sys_close, sys_read, sys_readv, sys_writev
 
@@ -105,6 +107,85 @@ cdef ssize_t read_small(tap *t) noexcept nogil:
     return n
 
 
+# --- with a receive that waits for its payload
+cdef inline bint is_wanted(const tap *t) noexcept nogil:
+    """Whether a posted receive has room for as much as the head would take of a frame."""
+    cdef const posting *p = t.base.posted
+    return p != NULL and not t.small and p.header + p.room + t.vnet_len >= HEAD and p.header + t.vnet_len < HEAD
+
+
+cdef mblk *take_posted(tap *t, mblk *m, uint8_t *where, size_t n) noexcept nogil:
+    """n bytes of a frame, whose headers are in m, lie at `where`: leave them there, or move them to memory of ours."""
+    cdef posting *p = t.base.posted
+    cdef arena *mem = t.base.mem
+    cdef mblk *own
+    cdef size_t here
+    cdef dblk *d = p.claim(p, m.rptr + t.vnet_len, m.pkt_len - t.vnet_len)
+    if d != NULL:
+        own = mblk_attach(mem, d)
+        if own == NULL:
+            return NULL
+        own.rptr = where
+        own.wptr = where + n
+        m.cont = own
+        return own
+    p.missed(p)
+    here = msgappend(t.base.book, LR_MISPLACED, m, where, n)
+    if here == n:
+        return m
+    own = allocb(mem, n - here)
+    if own != NULL:
+        msgappend(t.base.book, LR_MISPLACED, own, where + here, n - here)
+        m.cont = own
+    return own
+
+
+cdef mblk *receive_posted(tap *t, ssize_t *result) noexcept nogil:
+    """As `receive`, with headers of the expected length in the head and payload where it is waited for."""
+    cdef posting *p = t.base.posted
+    cdef uint8_t *where = p.base
+    cdef uint8_t *start = big_start(t)
+    cdef size_t header = t.vnet_len + p.header
+    cdef size_t room = p.room if p.room < FRAME_MAX else FRAME_MAX
+    cdef iovec v[3]
+    cdef mblk *m
+    cdef mblk *last
+    cdef ssize_t n
+    t.base.stats.rx_calls += 1
+    v[0].iov_base = t.head.base
+    v[0].iov_len = header
+    v[1].iov_base = where
+    v[1].iov_len = room
+    v[2].iov_base = start
+    v[2].iov_len = FRAME_MAX + t.vnet_len - HEAD
+    n = sys_readv(t.fd, v, 3)
+    result[0] = n
+    if n < 0:
+        return NULL
+    m = mblk_attach(t.base.mem, t.head)
+    t.head = NULL
+    result[0] = -ENOBUFS
+    if unlikely(m == NULL):
+        return NULL
+    m.wptr = m.rptr + (<size_t>n if <size_t>n < header else header)
+    m.pkt_len = n
+    last = m
+    if <size_t>n > header:
+        last = take_posted(t, m, where, <size_t>n - header if <size_t>n - header < room else room)
+    if last != NULL and <size_t>n > header + room:
+        last.cont = mblk_attach(t.base.mem, t.big)
+        t.big = NULL
+        last = last.cont
+        if last != NULL:
+            last.rptr = start
+            last.wptr = start + (<size_t>n - header - room)
+    if unlikely(last == NULL):
+        freemsg(m)
+        return NULL
+    result[0] = n
+    return m
+
+
 cdef mblk *receive(tap *t, ssize_t *result) noexcept nogil:
     """One frame as a chain without facts; NULL and -errno (0: none there)."""
     cdef arena *mem = t.base.mem
@@ -158,7 +239,7 @@ cdef int tap_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
             l.stats.rx_nomem += 1       # the frame waits in the device's queue
             break
         reads += 1
-        m = receive(t, &r)
+        m = receive_posted(t, &r) if is_wanted(t) else receive(t, &r)
         if m == NULL:
             if r == -ENOBUFS:
                 l.stats.rx_nomem += 1

@@ -1,5 +1,7 @@
 """Memory sent in place over a TAP: the kernel at the other end gets the same bytes, and nobody has copied them."""
 
+import hashlib
+
 import pytest
 from endpoint import blocks, digest_of
 from test_transfer_stream import connected
@@ -60,6 +62,29 @@ def test_with_completions_to_linux(wire):
     sock.shutdown(1)
     assert receiving.result(60) == (N, digest_of(N, 4))
     assert not copied(wire.net)
+
+
+@pytest.mark.parametrize("wire", wires("tap", "tun"), indirect=True)
+def test_a_posted_receive_from_linux(wire):
+    """The kernel's device writes to the program's memory: what was placed was not copied, the rest was, once."""
+    c, s = connected(wire.ours, wire.theirs, wire.their_ip)
+    sock = wire.ours.endpoint.sockets[c]
+    data = bytearray(N)
+    with ustack.register(memoryview(data)[:4_000_000]) as memory:
+        sending = wire.theirs.start("send", s, N, 6)
+        at, view = 0, memoryview(data)[:4_000_000]
+        sha = hashlib.sha256()
+        while n := sock.recv_posted(view):
+            sha.update(view[:n])
+            at += n
+        view.release()
+        assert (at, sha.hexdigest()) == (N, sending.result(60))
+    stats = wire.net.stats()
+    book = {name: n for name, (n, _) in wire.net.ledger().items()}
+    if memory.pinned:
+        assert stats["posted.hit_bytes"] > 0
+        assert stats["posted.hit_bytes"] + book.get("rx.copy", 0) >= N
+        assert book.get("rx.copy", 0) < N
 
 
 @pytest.mark.parametrize("wire", wires("tap-plain"), indirect=True)

@@ -79,7 +79,7 @@ def send_direct(a: Any, b: Any) -> bool:
     other = mmap.mmap(region.fileno(), SIZE)
     other[:] = data = os.urandom(SIZE)
     got: list[bytes] = []
-    with ustack.register(region):  # type: ignore[attr-defined]
+    with ustack.register(region):
         reader = threading.Thread(target=lambda: got.append(received(b, SIZE)))
         protect(region.address, SIZE, "none")
         reader.start()

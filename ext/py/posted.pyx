@@ -1,0 +1,247 @@
+"""Posted receives: the link is told of the caller's registered memory, and puts payload there: see zerocopy/posted."""
+
+from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EBADF, EINTR, EOPNOTSUPP
+from libc.stddef cimport size_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport strcmp
+
+import threading
+
+from ustack._core.base.codes cimport CAP_ZEROCOPY_RX, EV_IN
+from ustack._core.base.counters cimport C_POSTED_NO_LINK, C_POSTED_UNREGISTERED
+from ustack._core.base.counters cimport count as bump
+from ustack._core.base.ledger cimport LR_RX_COPY
+from ustack._core.base.types cimport NS_MS, ns_t
+from ustack._core.link.link cimport link, link_header
+from ustack._core.mem.mblk cimport freeb, mblk, mblk_len, msgcopyout
+from ustack._core.py.buffers cimport lend, release_block
+from ustack._core.py.calls cimport NO_WAIT
+from ustack._core.py.driver cimport (
+    clock_now, driver, driver_flush_unlock, driver_lock, driver_unlock, driver_wait, driver_wait_until)
+from ustack._core.py.errors cimport fail
+from ustack._core.py.socket cimport Socket
+from ustack._core.stack.engine cimport iface
+from ustack._core.stack.sockets cimport SOCK_TCP, sock
+from ustack._core.tcp.block cimport tcb
+from ustack._core.tcp.tcp cimport TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_FIN_WAIT_2, tcp_recv, tcp_state
+from ustack._core.zerocopy.direct cimport MEMORY_PINNED, direct_free, memory_known
+from ustack._core.zerocopy.posted cimport posted, posted_open, posted_rescue, posted_resume
+
+cdef enum:
+    MSG_WAITALL = 0x100
+    BLOCK_STORAGE = 256         # what a queue is charged for a window on the caller's memory
+
+cdef ns_t HELD = 250 * NS_MS    # for a block that another reader of the socket has
+
+cdef unsigned long _main_thread = threading.main_thread().ident
+
+cdef struct call:
+    driver *d
+    sock *s
+    mblk *whole
+    posted *p
+    link *dev                   # that was told of it
+    char *to
+    size_t n
+    size_t done
+    bint refused                # the link cannot
+    ns_t deadline
+    bint main_thread
+
+
+cdef bint places(const link *dev) noexcept nogil:
+    """Whether a link puts payload where it is wanted."""
+    if strcmp(dev.ops.kind, b"memory") == 0:
+        return not dev.caps & CAP_ZEROCOPY_RX
+    return strcmp(dev.ops.kind, b"tap") == 0
+
+
+cdef link *device_of(const tcb *c) noexcept nogil:
+    if c.way.ifp == NULL or c.way.ifp.layer == 0 or c.way.ifp.owner == NULL:
+        return NULL
+    return (<iface *>c.way.ifp.owner).dev
+
+
+cdef void post(call *x) noexcept nogil:
+    """Nothing is there: tell the link where the next bytes belong, or look where they belong now."""
+    cdef tcb *c = x.s.tcp
+    cdef link *dev
+    if x.dev != NULL:
+        posted_resume(x.p, c)
+        return
+    if x.refused or tcp_state(c) not in (TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_FIN_WAIT_2):
+        return
+    dev = device_of(c)
+    if dev == NULL or not places(dev) or dev.posted != NULL or x.s.out != NULL:
+        x.refused = True
+        bump(&x.d.eng.ctx.n, C_POSTED_NO_LINK)
+        return
+    if c.rq_len or c.ooo.n:
+        return
+    x.whole.dp.base = <unsigned char *>x.to + x.done
+    posted_open(x.p, c, x.whole, link_header(dev), &x.d.eng.ctx.n)
+    x.dev = dev
+    dev.posted = &x.p.face
+
+
+cdef int next_bytes(call *x, mblk **m) noexcept nogil:
+    """Wait for bytes: 0 with *m NULL at the end of the stream; -errno."""
+    cdef int r = 0
+    m[0] = NULL
+    driver_lock(x.d)
+    while True:
+        if x.s.closed:
+            r = -EBADF
+            break
+        m[0] = tcp_recv(x.s.tcp, x.n - x.done, 0, &r)
+        if m[0] != NULL or r != -EAGAIN:
+            break
+        post(x)
+        r = driver_wait(x.d, x.s, EV_IN, x.deadline, x.main_thread)
+        if r != 0:
+            break
+    driver_flush_unlock(x.d)
+    return r
+
+
+cdef void put(call *x, mblk *m) noexcept nogil:
+    """Bytes to their place, unless they are there."""
+    cdef mblk *following
+    cdef char *to
+    while m != NULL:
+        to = x.to + x.done
+        if <char *>m.rptr != to:
+            msgcopyout(&x.d.eng.ctx.book, LR_RX_COPY, m, 0, to, mblk_len(m))
+        x.done += mblk_len(m)
+        following = m.cont
+        m.cont = NULL
+        freeb(m)
+        m = following
+
+
+cdef int receive(call *x) noexcept nogil:
+    """Until all is there, the end of the stream (0), or -errno; -EINTR: look at signals and call again."""
+    cdef mblk *m = NULL
+    cdef int r
+    while x.done < x.n:
+        r = next_bytes(x, &m)
+        if m == NULL:
+            return r
+        put(x, m)
+    return 0
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+cdef bint is_free(void *arg) noexcept nogil:
+    return direct_free(<mblk *>arg)
+
+
+cdef bint withdraw(call *x) noexcept nogil:
+    """Under the lock: no link is to write there any more. False: the link is gone with its pointer to the posting."""
+    cdef iface *i = x.d.eng.ifs
+    x.p.face.room = 0
+    while i != NULL:
+        if i.dev == x.dev:
+            if x.dev.posted == &x.p.face:
+                x.dev.posted = NULL
+            return True
+        i = i.next
+    return False
+
+
+cdef void finish(call *x) noexcept nogil:
+    """The memory is the caller's again: what queues hold of it is copied."""
+    cdef bint gone = False
+    cdef tcb *c
+    if x.dev != NULL:
+        driver_lock(x.d)
+        gone = not withdraw(x)
+        c = x.d.eng.tcp.all
+        while c != NULL and not direct_free(x.whole):
+            posted_rescue(c, x.whole)
+            c = c.all_next
+        if not direct_free(x.whole):
+            driver_wait_until(x.d, is_free, x.whole, clock_now() + HELD, False)
+        driver_unlock(x.d)
+    if not gone:
+        free(x.p)
+
+
+cdef void count_unregistered(driver *d) noexcept nogil:
+    driver_lock(d)
+    bump(&d.eng.ctx.n, C_POSTED_UNREGISTERED)
+    driver_unlock(d)
+
+
+cdef Py_ssize_t run(Socket s, call *x) except -1:
+    cdef int r
+    try:
+        while True:
+            with nogil:
+                r = receive(x)
+            if r != -EINTR:
+                break
+            PyErr_CheckSignals()
+    finally:
+        with nogil:
+            finish(x)
+    if r < 0 and not x.done:
+        if r == -EAGAIN:
+            raise TimeoutError("timed out")
+        fail(r)
+    return x.done
+
+
+def recv_posted(Socket s not None, buffer, Py_ssize_t nbytes=0) -> int:
+    """Receive into registered memory that the link fills: see ``ustack.socket.socket.recv_posted``."""
+    cdef Py_buffer b
+    cdef size_t n
+    cdef ns_t deadline
+    if nbytes < 0:
+        raise ValueError("negative buffersize in recv_posted")
+    PyObject_GetBuffer(buffer, &b, PyBUF_CONTIG)
+    s.enter()
+    try:
+        if nbytes > b.len:
+            raise ValueError("buffer too small for requested bytes")
+        if s.s.kind != SOCK_TCP:
+            raise OSError(EOPNOTSUPP, "recv_posted(): Operation not supported on this type of socket")
+        n = nbytes if nbytes else b.len
+        deadline = s.deadline()
+        if n == 0:
+            return 0
+        if deadline == NO_WAIT or memory_known(b.buf, n) != MEMORY_PINNED:
+            if deadline != NO_WAIT:
+                with nogil:
+                    count_unregistered(s.d)
+            return s.recv_into(buffer, n, 0 if deadline == NO_WAIT else MSG_WAITALL)
+        return start(s, buffer, b.buf, n, deadline)
+    finally:
+        s.leave()
+        PyBuffer_Release(&b)
+
+
+cdef Py_ssize_t start(Socket s, object buffer, void *to, size_t n, ns_t deadline) except -1:
+    cdef call x
+    x.d, x.s, x.dev, x.to, x.n = s.d, s.s, NULL, <char *>to, n
+    x.done = 0
+    x.refused = False
+    x.deadline = deadline
+    x.main_thread = threading.get_ident() == _main_thread
+    x.p = <posted *>calloc(1, sizeof(posted))
+    if x.p == NULL:
+        raise MemoryError
+    try:
+        x.whole = lend(s.d.eng.ctx.mem, buffer, None, True)
+    except BaseException:
+        free(x.p)
+        raise
+    x.whole.dp.truesize = BLOCK_STORAGE
+    x.whole.dp.lim = <unsigned char *>to + n
+    try:
+        return run(s, &x)
+    finally:
+        release_block(x.whole)
