@@ -8,6 +8,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -137,6 +138,15 @@ def tap_bed(spin: bool, offloads: bool = True) -> Iterator[Bed]:
 
 
 @contextlib.contextmanager
+def shm_bed(spin: bool) -> Iterator[Bed]:
+    """Two stacks of ours over shared memory."""
+    with tempfile.TemporaryDirectory() as folder, testbed.Namespace("shm") as namespace:
+        path = os.path.join(folder, "link")
+        near = Worker(namespace, "shm", path, NEAR, spin)  # listens
+        yield Bed(near, Worker(namespace, "shm", path, FAR, spin))
+
+
+@contextlib.contextmanager
 def alone_bed(wire: str) -> Iterator[Bed]:
     """One process with both ends, in a namespace of its own."""
     with testbed.Namespace("alone") as namespace:
@@ -158,10 +168,13 @@ def make(wire: str, spin: bool) -> contextlib.AbstractContextManager[Bed]:
     """The bed of a wire.
 
     "kernel", "tap", "ring" and "xdp" (against the kernel), "pair" (packet rings at both ends), the same with "1500"
-    behind it (no offloads), or one process with both ends of "memory", "proxy", "crowd", "loopback", "pipe", "tun".
+    behind it (no offloads), "shm" (two stacks over shared memory),
+    or one process with both ends of "memory", "proxy", "crowd", "loopback", "pipe", "tun".
     """
     if wire in ALONE:
         return alone_bed(wire)
+    if wire == "shm":
+        return shm_bed(spin)
     offloads = not wire.endswith(SMALL)
     wire = wire.removesuffix(SMALL)
     return tap_bed(spin, offloads) if wire == "tap" else veth_bed(*VETH[wire], spin, offloads)

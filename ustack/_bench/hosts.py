@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from typing import Any
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import ustack
 
 
 class Spinning:
@@ -120,17 +125,35 @@ class StackHost:
         import ustack
 
         self.stack = ustack.Stack(busy_poll=spec["busy_poll"])
-        link: ustack.Link
-        if spec["wire"] == "xdp":
-            link = ustack.Xdp(spec["device"])
+        self._coming: threading.Thread | None = None
+        if spec["wire"] == "shm" and not os.path.exists(spec["device"]):
+            # The other end comes later: it is waited for when there is something to do.
+            listener = ustack.SharedMemory.listen(spec["device"])
+            self._coming = threading.Thread(target=self._meet, args=(listener, spec["address"]), daemon=True)
+            self._coming.start()
         else:
-            make = ustack.Tap if spec["wire"] == "tap" else ustack.PacketRing
-            link = make(spec["device"], offloads=spec["offloads"])
-        self.stack.add_interface(link, addresses=[spec["address"]])
+            self.stack.add_interface(self._link(spec), addresses=[spec["address"]])
         self.stats, self.ledger = self.stack.stats, self.stack.ledger
 
+    @staticmethod
+    def _link(spec: dict[str, Any]) -> ustack.Link:
+        import ustack
+
+        if spec["wire"] == "shm":
+            return ustack.SharedMemory.connect(spec["device"], timeout=60)
+        if spec["wire"] == "xdp":
+            return ustack.Xdp(spec["device"])
+        make = ustack.Tap if spec["wire"] == "tap" else ustack.PacketRing
+        return make(spec["device"], offloads=spec["offloads"])
+
+    def _meet(self, listener: Any, address: str) -> None:
+        with listener:
+            self.stack.add_interface(listener.accept(60), addresses=[address])
+
     def configure(self, command: dict[str, Any]) -> None:
-        """Nothing: the wait mode is the stack's."""
+        """The wait mode is the stack's; the link has to be there."""
+        if self._coming is not None:
+            self._coming.join()
 
     def connect(self, address: tuple[str, int], kind: int = socket.SOCK_STREAM) -> Any:
         """See ``work.Host``."""

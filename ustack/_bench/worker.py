@@ -129,7 +129,7 @@ def make_host(spec: dict[str, Any]) -> Any:
     """The sockets of a wire's end."""
     if spec["wire"] == "kernel":
         return KernelHost()
-    if spec["wire"] in ("tap", "ring", "xdp"):
+    if spec["wire"] in ("tap", "ring", "xdp", "shm"):
         return StackHost(spec)
     return duets.make(spec["wire"])
 
