@@ -1,6 +1,6 @@
-"""Experiments E12 and E21: what pinning memory costs, and from which size a send in place pays. On a quiet machine:
+"""Experiments E12, E20 and E21: pinning, posted receives, the size from which a send in place pays. To be run alone:
 
-    python -m ustack._bench.direct [e21] [e12] [--rounds N]
+    python -m ustack._bench.direct [e21] [e20] [e12] [--rounds N]
 """
 
 from __future__ import annotations
@@ -145,17 +145,61 @@ def experiment_e12(sizes: tuple[int, ...] = SIZES, rounds: int = 50) -> list[dic
     return rows
 
 
+def received(s: Any, memory: Any, how: str) -> int:
+    """One read of a stream: posted, late (received, then copied) or loaned; bytes, 0 at the end."""
+    if how == "loaned":
+        return sum(len(block) for block in s.recv_buffers(len(memory)))
+    return int(s.recv_posted(memory) if how == "posted" else s.recv_into(memory, 0, socket.MSG_WAITALL))
+
+
+def experiment_e20(total: int = 20_000_000, orders: tuple[float, ...] = (0.0, 0.01, 0.05)) -> list[dict[str, Any]]:
+    """E20: receives posted before the data, late ones, and loaned buffers, where packets are exchanged now and then.
+
+    Bytes that a CPU moved for each byte received (``copies``; the device's move is not in it), and the time, ns a byte.
+    """
+    rows: list[dict[str, Any]] = []
+    for reorder in orders:
+        for how in ("posted", "late", "loaned"):
+            with ustack.Stack() as near, ustack.Stack() as far:
+                left, right = ustack.pair(device=True, mtu=1500, offloads=["csum"], queue=4096)
+                wire = ustack.Impair(left, seed=1, tx={"reorder": reorder, "reorder_delay": 0.0003})
+                near.add_interface(wire, addresses=["10.9.0.1/24"])
+                far.add_interface(right, addresses=["10.9.0.2/24"])
+                with far.create_server(("10.9.0.2", 0)) as listener:
+                    c = near.create_connection(listener.getsockname())
+                    s, _ = listener.accept()
+                memory = mmap.mmap(-1, 1 << 18)
+                with c, s, ustack.register(memory), memoryview(memory) as view:
+                    data = bytes(total)
+                    sender = threading.Thread(target=lambda c=c, data=data: (c.sendall(data), c.shutdown(1)))
+                    begin = perf_counter_ns()
+                    sender.start()
+                    while received(s, view, how):
+                        pass
+                    taken = perf_counter_ns() - begin
+                    sender.join(PATIENCE)
+                memory.close()
+                moved = sum(n for name, (n, _) in far.ledger().items() if not name.startswith("device."))
+                stats = far.stats()
+                rows.append({
+                    "reorder": f"{reorder:.0%}", "receive": how, "copies": round(moved / total, 3),
+                    "in_place": round(stats.get("posted.hit_bytes", 0) / total, 3), "ns_byte": round(taken / total, 3),
+                })
+    return rows
+
+
 def say(rows: list[Any]) -> None:
     """Print rows as a table."""
     print("".join(f"{name:>14}" for name in rows[0]))
     for row in rows:
-        print("".join(f"{value:14,.0f}" for value in row.values()))
+        print("".join(f"{value:14,.0f}" if isinstance(value, float) and value > 100 else f"{value:>14}"
+                      for value in row.values()))
 
 
 def main(arguments: list[str]) -> None:
     """Run what was asked for and print it."""
     rounds = int(arguments[arguments.index("--rounds") + 1]) if "--rounds" in arguments else 7
-    asked = [a for a in arguments if a in ("e12", "e21")] or ["e21", "e12"]
+    asked = [a for a in arguments if a in ("e12", "e20", "e21")] or ["e21", "e20", "e12"]
     if "e21" in asked:
         print("E21: ns of a send, by size")
         say(rows := experiment_e21(rounds=rounds))
@@ -163,6 +207,9 @@ def main(arguments: list[str]) -> None:
             size = crossover(rows, how)
             print(f"{how}: pays from {size:,} bytes on" if size else f"{how}: never pays up to {SIZES[-1]:,} bytes")
         print(f'direct="auto" sends in place from {ustack.DIRECT_LEAST:,} bytes on')
+    if "e20" in asked:
+        print("E20: bytes moved by a CPU for each byte received, by how it is received and how many packets are late")
+        say(experiment_e20())
     if "e12" in asked:
         print("E12: ns to register and let go, and to copy once")
         say(experiment_e12())
