@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Generator
@@ -13,6 +14,7 @@ from typing import Any
 from ustack._core.py.socket import Socket
 from ustack._core.py.transfers import Relay, Transfer
 
+PIECE = 65536       # bytes that a thread takes from a source at once
 SPLICE_EOF = -1     # as a count: until the source ends
 
 
@@ -53,7 +55,7 @@ class Splice:
     """
 
     def __init__(self, source: Any, sink: Any, count: int, offset: int | None, idle: float, pass_end: bool,
-                 owner: int | None, callback: Callable[[Splice], object] | None):
+                 owner: int | None, callback: Callable[[Splice], object] | None, piece: int):
         self._owner, self._callback = owner, callback
         self._error: BaseException | None = None
         self._relay: Relay | None = None
@@ -63,7 +65,7 @@ class Splice:
             told = self._told if owner is not None or callback is not None else None
             self._relay = Relay(source, sink, count, idle_ns=int(idle * 1e9), pass_end=pass_end, callback=told)
             return
-        self._transfer = Transfer(source, sink, count, offset=offset, timeout_ns=-1)
+        self._transfer = Transfer(source, sink, count, offset=offset, timeout_ns=-1, piece=piece)
         self._pass_end, self._sink = pass_end, sink
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._over = threading.Event()
@@ -94,6 +96,11 @@ class Splice:
         return one.moved
 
     @property
+    def unsent(self) -> bytes:
+        """Once it is over: what was read from a pipe or a socket of the kernel, and the sink has not got."""
+        return self._transfer.unsent if self._transfer is not None and self._over.is_set() else b""
+
+    @property
     def done(self) -> bool:
         """Whether it is over."""
         return self._relay.done if self._relay is not None else self._over.is_set()
@@ -103,7 +110,8 @@ class Splice:
         return self._relay.fileno() if self._relay is not None else self._event
 
     def cancel(self) -> None:
-        """End it. Between two sockets of one stack nothing is lost; elsewhere what was under way may be."""
+        """End it. No byte is lost: each was moved and counted, or is with the source, or (of a pipe or a socket of the
+        kernel, which take nothing back) in ``unsent``."""
         one = self._relay or self._transfer
         assert one is not None
         one.cancel()
@@ -178,7 +186,7 @@ def _in_trio() -> bool:
 
 
 def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | None = None, idle: float | None = None,
-           pass_end: bool = False, wait: bool = True, owner: int | None = None,
+           pass_end: bool = False, high_water: int | None = None, wait: bool = True, owner: int | None = None,
            callback: Callable[[Splice], object] | None = None) -> Any:
     """Move ``count`` bytes, or all until the source ends, from ``source`` to ``sink``; returns how many went.
 
@@ -187,10 +195,14 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
     sockets of one stack the engine does it, without a copy and without this thread; ``idle``, in seconds, ends that
     with ETIMEDOUT after so long without a byte (SO_SPLICE). pass_end: the end of the source ends the sink's direction.
 
+    high_water: bytes that may wait in front of the sink: the send buffer of a stack's socket is set to it (SO_SNDBUF);
+    in front of a descriptor no more than that is read ahead.
+
     With ``wait=False`` a ``Splice`` is returned at once; ``owner``, a signal number, is sent to this process when it
     is over (ValueError where no handler is installed), and ``callback(splice)`` is called, in some thread. Errors are
-    OSError with the attribute ``moved``; EBUSY if an end is spliced already. A blocking call ends with the sockets'
-    timeout, and BlockingIOError where that is 0 and nothing moved.
+    OSError with the attribute ``moved``, and ``unsent`` (see ``Splice``) if there is anything; EBUSY if an end is
+    spliced already. A blocking call ends with the sockets' timeout, and BlockingIOError where that is 0 and nothing
+    moved.
     """
     if count < SPLICE_EOF:
         raise ValueError("a count is a number of bytes, or SPLICE_EOF")
@@ -201,23 +213,28 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
         raise ValueError("idle= is for two sockets of one stack")
     if wait and (owner is not None or callback is not None):
         raise ValueError("owner= and callback= tell of a splice that nobody waits for: wait=False")
+    if high_water is not None and high_water < 1:
+        raise ValueError("high_water is a number of bytes, at least 1")
     source, sink = _end(source), _end(sink)
+    piece = high_water or PIECE
+    if high_water and isinstance(sink, Socket):
+        sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, high_water)
     if not wait:
-        return Splice(source, sink, count, offset, idle or 0.0, pass_end, owner, callback)
+        return Splice(source, sink, count, offset, idle or 0.0, pass_end, owner, callback, piece)
     timeout = _timeout(source, sink)
     if _in_engine(source, sink) and timeout != 0:
-        job = Splice(source, sink, count, None, idle or 0.0, pass_end, None, None)
+        job = Splice(source, sink, count, None, idle or 0.0, pass_end, None, None, piece)
         try:
             return job.wait(None if timeout < 0 else timeout / 1e9)
         except BaseException as error:
             job.cancel()
             error.moved = job.moved  # type: ignore[attr-defined]
             raise
-    return _blocking(source, sink, count, offset, pass_end, timeout)
+    return _blocking(source, sink, count, offset, pass_end, timeout, piece)
 
 
-def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: bool, timeout: int) -> int:
-    transfer = Transfer(source, sink, count, offset=offset, timeout_ns=timeout)
+def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: bool, timeout: int, piece: int) -> int:
+    transfer = Transfer(source, sink, count, offset=offset, timeout_ns=timeout, piece=piece)
     try:
         moved = transfer.run()
     except BlockingIOError as error:
@@ -227,6 +244,8 @@ def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: 
         moved = transfer.moved
     except BaseException as error:
         error.moved = transfer.moved  # type: ignore[attr-defined]
+        if rest := transfer.unsent:
+            error.unsent = rest  # type: ignore[attr-defined]
         raise
     finally:
         if offset is None and transfer.position >= 0:

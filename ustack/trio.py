@@ -21,7 +21,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import IO, Any
 
 import trio
 
@@ -128,6 +129,36 @@ class SocketStream(trio.abc.HalfCloseableStream):
                 while sent < view.nbytes:
                     with view[sent:] as rest:
                         sent += await self._endpoint.call(EV_OUT, self.socket.send, rest)
+
+    async def send_file(
+        self, file: IO[bytes] | int, offset: int | None = 0, count: int | None = None, *, how: str = "auto",
+    ) -> int:
+        """Send a file, or ``count`` bytes of it, from ``offset``; returns how many: ``sendfile`` of ``ustack.socket``.
+
+        Pages that are not in memory are read in this thread: for cold files on slow disks that holds other tasks up.
+        Raises as ``send_all``, and what the file raises (EIO, EBADF, EISDIR ...).
+        """
+        with self._sending:
+            if self._eof_sent:
+                await trio.lowlevel.checkpoint()
+                raise trio.ClosedResourceError("can't send data after sending EOF")
+            sent = 0
+            while count is None or sent < count:
+                left = None if count is None else count - sent
+                at = None if offset is None else offset + sent
+                send = partial(self.socket.sendfile, file, at, left, how=how)
+                try:
+                    n = await self._endpoint.call(EV_OUT, send)
+                except (ConnectionError, TimeoutError) as error:
+                    raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
+                except OSError:
+                    if socket_closed(self.socket):
+                        raise trio.ClosedResourceError("this socket, or its stack, was closed") from None
+                    raise
+                if not n:
+                    break
+                sent += n
+            return sent
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until at least a third of the send buffer is free. Errors as ``send_all``."""

@@ -4,6 +4,7 @@ Threads: any number of threads may use one socket; close() in one wakes the othe
 Blocking calls release the GIL, poll the links themselves, and can be interrupted by signals.
 """
 
+import mmap
 import struct
 import threading
 import warnings
@@ -70,6 +71,7 @@ cdef enum:
     GIL_BYTES = 8192
 
 cdef unsigned long _main_thread = threading.main_thread().ident
+cdef object _mapping = mmap.mmap
 
 # Sockets of each open stack, so that closing the stack can wake whoever waits on them.
 _open: weakref.WeakSet = weakref.WeakSet()
@@ -91,6 +93,13 @@ def _close_all(Stack stack):
     for one in list(_open):
         if one.stack is stack:
             one._close()
+
+
+cdef inline bint is_mapping(object data):
+    """A ``mmap.mmap``, or a view on one: the only memory of programs that is known to vanish."""
+    if type(data) is memoryview:
+        data = data.obj
+    return type(data) is _mapping
 
 
 cdef class Socket:
@@ -423,6 +432,8 @@ cdef class Socket:
                 return send_in_place(self, data, flags & ~MSG_ZEROCOPY, False, True, self.timeout_ns >= 0)
             if self.s.kind != SOCK_TCP:
                 return self._send_datagram(data, None, flags)
+            if is_mapping(data):
+                return self._send_mapping(data, flags, True)
             PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
             try:
                 n = self._send_bytes(<const char *>b.buf, b.len, flags, self.timeout_ns >= 0)
@@ -446,6 +457,9 @@ cdef class Socket:
             if self.s.kind != SOCK_TCP:
                 self._send_datagram(data, None, flags)
                 return
+            if is_mapping(data):
+                self._send_mapping(data, flags, False)
+                return
             PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
             try:
                 if b.len:
@@ -462,6 +476,19 @@ cdef class Socket:
         return an empty list at once. Works on a closed socket too. See docs/techniques/completions.md.
         """
         return collect(self, timeout)
+
+    def _send_mapping(self, data, int flags, bint partial):
+        """A mapping of a file that may have been cut: EFAULT, where touching it would be a SIGBUS."""
+        from ustack._core.py.transfers import Transfer
+        wait = 0 if flags & MSG_DONTWAIT else self.timeout_ns
+        transfer = Transfer(None, self, data=data, guarded=True, more=flags & MSG_MORE != 0, timeout_ns=wait)
+        try:
+            return transfer.run()
+        except OSError as error:
+            if partial and transfer.moved:
+                return transfer.moved
+            error.moved = transfer.moved
+            raise
 
     def sendto(self, data, *args):
         """sendto(data, address) or sendto(data, flags, address)."""

@@ -7,6 +7,7 @@ engine does it by itself. What users see is made of the two in ustack.socket (se
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EBADF, EBUSY, EINTR, EINVAL, ENOBUFS, ENOMEM, ENOTCONN
 from libc.stddef cimport size_t
@@ -20,10 +21,10 @@ from ustack._core.base.codes cimport CAP_GATHER, CAP_TX_CSUM, CAP_ZEROCOPY_TX, E
 from ustack._core.base.counters cimport (
     C_FILE_GATHERED, C_FILE_NO_CHECKSUM, C_FILE_NO_GATHER, C_FILE_NOT_MAPPED, C_FILE_SHARED, C_FILE_SHRUNK, counters)
 from ustack._core.base.counters cimport count as bump
-from ustack._core.base.ledger cimport LR_DEVICE_TX, ledger, ledger_book
+from ustack._core.base.ledger cimport LR_DEVICE_TX, LR_RX_COPY, ledger, ledger_book
 from ustack._core.base.types cimport NS_MS, NS_NEVER, atomic_load32, atomic_store32, ns_t
 from ustack._core.mem.arena cimport arena
-from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgbytes, msgconsume
+from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgbytes, msgconsume, msgcopyout
 from ustack._core.py.buffers cimport Arena, chosen, drain, lend_buffer
 from ustack._core.py.calls cimport NO_WAIT, call_recv
 from ustack._core.py.driver cimport (
@@ -32,12 +33,12 @@ from ustack._core.py.driver cimport (
 from ustack._core.py.errors cimport check, fail
 from ustack._core.py.socket cimport Socket
 from ustack._core.stack.engine cimport engine_poll
-from ustack._core.stack.sockets cimport SOCK_TCP, sock
+from ustack._core.stack.sockets cimport SOCK_TCP, sock, waiter
 from ustack._core.sys.eventfd cimport sys_eventfd
 from ustack._core.sys.file cimport (
     FILE_OTHER, FILE_PIPE, FILE_REGULAR, FILE_SOCKET, file_facts, sys_file_facts, sys_file_flags, sys_file_position,
     sys_write_some)
-from ustack._core.sys.guard cimport guard_counts
+from ustack._core.sys.guard cimport guard_counts, guard_install
 from ustack._core.sys.io cimport iovec, sys_close
 from ustack._core.sys.poll cimport POLLIN, POLLOUT, pollfd, sys_ppoll
 from ustack._core.tcp.block cimport TF_MORE, mark
@@ -81,6 +82,8 @@ cdef struct xfer:
     mblk *kept                  # taken from the source, not yet given to the sink
     bint ended
     bint peek                   # tee: what is taken stays
+    bint borrow                 # what is taken from the socket stays there until the sink has it
+    size_t piece                # most to be taken at once
     bint more                   # something follows behind the last byte
     bint held                   # the last piece was queued as one that is followed by others
     ns_t deadline
@@ -234,6 +237,20 @@ cdef void let_go(xfer *x) noexcept nogil:
     driver_flush_unlock(x.dd)
 
 
+cdef int consume(xfer *x, size_t n) noexcept nogil:
+    """Take n bytes, which the sink has got, from the source's queue."""
+    cdef mblk *m
+    cdef int r
+    while n:
+        m = NULL
+        r = call_recv(x.sd, x.ss, n, False, NO_WAIT, False, &m)
+        if r != 0 or m == NULL:
+            return r                    # somebody else reads there
+        n -= msgbytes(m)
+        freemsg(m)
+    return 0
+
+
 cdef int write_out(xfer *x) noexcept nogil:
     """What was kept is written to a descriptor, from where it lies; a part of it may stay."""
     cdef iovec v[IOVECS]
@@ -261,7 +278,7 @@ cdef int write_out(xfer *x) noexcept nogil:
     if x.kept != NULL and msgbytes(x.kept) == 0:
         freemsg(x.kept)
         x.kept = NULL
-    return 0
+    return consume(x, sent) if x.borrow else 0
 
 
 # --- the source -----------------------------------------------------------------------------------------------------
@@ -269,7 +286,7 @@ cdef int write_out(xfer *x) noexcept nogil:
 cdef int receive(xfer *x, size_t n) noexcept nogil:
     cdef int r
     while True:
-        r = call_recv(x.sd, x.ss, n, x.peek, soon(x), x.main_thread, &x.kept)
+        r = call_recv(x.sd, x.ss, n, x.peek or x.borrow, soon(x), x.main_thread, &x.kept)
         if r == 0:
             x.ended = x.kept == NULL
             return 0
@@ -320,7 +337,7 @@ cdef int fetch(xfer *x, size_t n, bint gather, uint32_t stride, uint32_t phase) 
 
 cdef int bring(xfer *x) noexcept nogil:
     """One piece from the source, no more than the sink takes. 0 or -errno."""
-    cdef size_t n = ORIGIN_CHUNK
+    cdef size_t n = x.piece
     cdef bint gather = False
     cdef uint32_t stride = 0, phase = 0
     cdef int r
@@ -330,6 +347,8 @@ cdef int bring(xfer *x) noexcept nogil:
         r = room_at(x, x.ds, &n, &gather, &stride, &phase)
         if r != 0:
             return r
+        if n > x.piece and not gather:
+            n = x.piece
     r = receive(x, n) if x.ss != NULL else fetch(x, n, gather, stride, phase)
     if x.kept != NULL and x.left > 0:
         x.left -= msgbytes(x.kept)
@@ -337,14 +356,15 @@ cdef int bring(xfer *x) noexcept nogil:
 
 
 cdef int xfer_run(xfer *x) noexcept nogil:
-    """Until the source has ended or all is moved: 0; -errno, with -EINTR to be called again."""
+    """Until the source has ended or all is moved: 0; -errno, with -EINTR to be called again. What was taken is
+    delivered before it is looked whether to go on."""
     cdef int r
     while True:
-        if atomic_load32(&x.cancelled):
-            return -ECANCELED
         if x.kept == NULL:
             if x.left == 0 or x.ended:
                 return 0
+            if atomic_load32(&x.cancelled):
+                return -ECANCELED
             r = bring(x)
             if r != 0:
                 return r
@@ -372,7 +392,8 @@ cdef class Transfer:
 
     count: bytes, or -1 for all until the source ends. offset: of a file; None: its own position, which is moved by the
     caller. data: a buffer as the source instead. how: the technique for files; checksum: that for memory. more:
-    something follows behind it. timeout_ns: < 0 waits for ever, 0 never.
+    something follows behind it. timeout_ns: < 0 waits for ever, 0 never. guarded: the data may be a mapping of a file
+    that was cut: EFAULT instead of SIGBUS. piece: most to be taken from the source at once.
     """
 
     cdef xfer x
@@ -382,7 +403,8 @@ cdef class Transfer:
     cdef Arena pool
 
     def __cinit__(self, source, sink, long long count=-1, *, offset=None, data=None, how="auto", checksum="auto",
-                  bint more=False, bint peek=False, long long timeout_ns=-1):
+                  bint more=False, bint peek=False, long long timeout_ns=-1, bint guarded=False,
+                  Py_ssize_t piece=ORIGIN_CHUNK):
         memset(&self.x, 0, sizeof(xfer))
         self.x.o.fd = -1
         self.x.out = -1
@@ -390,12 +412,15 @@ cdef class Transfer:
         self.x.left = count
         self.x.more = more
         self.x.peek = peek
+        self.x.piece = max(1, min(piece, <Py_ssize_t>ORIGIN_CHUNK))
         self.x.deadline = NS_NEVER if timeout_ns < 0 else NO_WAIT if timeout_ns == 0 else clock_now() + timeout_ns
         self.x.o.how = technique_of(TECHNIQUES, how, "how")
         self.x.o.sums = technique_of(CHECKSUMS, checksum, "checksum")
         self.source, self.sink = source, sink
         self._set_sink(sink)
         if data is not None:
+            self.x.o.guarded = guarded
+            check(guard_install() if guarded else 0)
             self._set_memory(data)
         elif isinstance(source, Socket):
             self._set_source(source)
@@ -433,6 +458,7 @@ cdef class Transfer:
         self.x.sd = s.d
         self.x.ss = s.s
         if self.x.ds == NULL:
+            self.x.borrow = not self.x.peek
             self.x.mem = s.d.eng.ctx.mem
             self.x.book = &s.d.eng.ctx.book
 
@@ -489,7 +515,8 @@ cdef class Transfer:
         return self.x.done
 
     def cancel(self):
-        """Have ``run``, in whatever thread, return soon. What was taken and not delivered is lost to both ends."""
+        """Have ``run``, in whatever thread, return soon. What was taken from the source and cannot be delivered at once
+        stays there; of a pipe or a socket of the kernel it is in ``unsent`` then."""
         atomic_store32(&self.x.cancelled, 1)
 
     @property
@@ -505,6 +532,17 @@ cdef class Transfer:
         return self.x.o.at - (<int64_t>msgbytes(self.x.kept) if self.x.kept != NULL else 0)
 
     @property
+    def unsent(self) -> bytes:
+        """Bytes that were taken from a source that cannot have them back, and that the sink has not got."""
+        cdef size_t n
+        if self.x.kept == NULL or self.x.ss != NULL or self.x.o.positional or self.x.o.how == FROM_MEMORY:
+            return b""
+        n = msgbytes(self.x.kept)
+        rest = PyBytes_FromStringAndSize(NULL, n)
+        msgcopyout(self.x.book, LR_RX_COPY, self.x.kept, 0, PyBytes_AS_STRING(rest), n)
+        return rest
+
+    @property
     def cancelled(self) -> bool:
         """Whether it was cancelled."""
         return self.x.cancelled != 0
@@ -518,8 +556,39 @@ cdef int _need_stream(Socket s) except -1:
     return 0
 
 
-cdef bint relay_over(void *arg) noexcept nogil:
-    return atomic_load32(&(<relay *>arg).done) != 0
+cdef struct relay_watch:
+    relay *r
+    driver *d
+    waiter *mine                # the role of the poller while it is ours
+
+
+cdef bint over_or_displaced(void *arg) noexcept nogil:
+    cdef relay_watch *w = <relay_watch *>arg
+    if atomic_load32(&w.r.done):
+        return True
+    if w.mine == NULL:
+        w.mine = w.d.poller
+    return w.d.poller != w.mine
+
+
+cdef void wait_relay(relay_watch *w, ns_t deadline, bint main_thread) noexcept nogil:
+    """A while at most: as the poller; then, if somebody else took that over, for the event alone."""
+    cdef ns_t until = clock_now() + SLICE
+    cdef pollfd p
+    if until > deadline:
+        until = deadline
+    w.mine = NULL
+    driver_lock(w.d)
+    driver_wait_until(w.d, over_or_displaced, w, until, main_thread)
+    driver_unlock(w.d)
+    if atomic_load32(&w.r.done) or w.d.manual:
+        return
+    p.fd = w.r.event
+    p.events = POLLIN
+    p.revents = 0
+    deadline = until - clock_now()
+    if deadline > 0:
+        sys_ppoll(&p, 1, deadline)
 
 
 @cython.final
@@ -582,20 +651,22 @@ cdef class Relay:
             self.source.stack.leave()
 
     def wait(self, long long timeout_ns=-1) -> bool:
-        """Until it is over, or for so long. Whether it is over."""
+        """Until it is over, or for so long. Whether it is over.
+
+        It polls, as all who wait; once another thread does that, the event that ends it is enough.
+        """
         cdef driver *d = self.source.d
         cdef ns_t deadline = NS_NEVER if timeout_ns < 0 else clock_now() + timeout_ns
         cdef bint main_thread = threading.get_ident() == _main_thread
-        cdef ns_t until
+        cdef relay_watch w
+        w.r = &self.r
+        w.d = d
         while not self.r.done:
             if self.source.stack.closed:
                 fail(-EBADF)
             self.source.stack.enter()
             with nogil:
-                until = clock_now() + SLICE // 2
-                driver_lock(d)
-                driver_wait_until(d, relay_over, &self.r, until if until < deadline else deadline, main_thread)
-                driver_unlock(d)
+                wait_relay(&w, deadline, main_thread)
             self.source.stack.leave()
             PyErr_CheckSignals()
             if d.manual or clock_now() >= deadline:

@@ -41,6 +41,7 @@ cdef struct origin:
     int64_t at                  # next byte of the file
     const uint8_t *bytes        # of memory
     uint8_t *scratch            # FROM_READ's buffer of ORIGIN_CHUNK bytes; owned
+    bint guarded                # of memory: it may be a mapping of a file that ends early; -EFAULT where it does
     bint shrunk                 # the file ended before where it was seen to end
 
 cdef enum:

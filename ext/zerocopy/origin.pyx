@@ -52,9 +52,30 @@ cdef mblk *copy_naive(arena *a, ledger *book, const uint8_t *p, size_t n, uint32
     return head
 
 
+cdef mblk *take_guarded(origin *o, arena *a, ledger *book, size_t n, int *err) noexcept nogil:
+    """From a mapping of somebody's file, as far as it is there. What leaves is summed when it is sent, if it has to be."""
+    cdef mblk *m = allocb(a, n)
+    cdef size_t got
+    if m == NULL:
+        err[0] = -ENOMEM
+        return NULL
+    got = guard_copy(m.rptr, o.bytes, n)
+    if got == 0:
+        err[0] = -EFAULT
+        freemsg(m)
+        return NULL
+    m.wptr += got
+    m.pkt_len = <uint32_t>got
+    o.bytes += got
+    ledger_book(book, LR_TX_COPY, got)
+    return m
+
+
 cdef mblk *take_memory(origin *o, arena *a, ledger *book, size_t n, uint32_t stride, uint32_t phase,
                        int *err) noexcept nogil:
     cdef mblk *m
+    if o.guarded:
+        return take_guarded(o, a, book, n, err)
     if o.sums == SUM_NAIVE:
         m = copy_naive(a, book, o.bytes, n, stride, phase)
     elif o.sums == SUM_OUTBOARD or stride == 0:

@@ -4,12 +4,14 @@ from libc.errno cimport EAGAIN, ETIMEDOUT
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 
+from ustack._core.base.codes cimport EV_IN
 from ustack._core.base.counters cimport C_SPLICE_IDLE, count
 from ustack._core.base.types cimport atomic_store32, ns_t
 from ustack._core.base.wheel cimport timer_arm, timer_init, timer_stop
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport freemsg, mblk
 from ustack._core.sys.eventfd cimport sys_eventfd_signal
+from ustack._core.tcp.block cimport tcb_post
 from ustack._core.tcp.tcp cimport tcb, tcp_recv, tcp_send, tcp_send_room, tcp_shutdown
 
 
@@ -18,6 +20,7 @@ cdef void finish(relay *r, int why, int error) noexcept nogil:
     if r.source == NULL:
         return
     timer_stop(&r.ctx.timers, &r.clock)
+    tcb_post(r.source, EV_IN)           # whoever waits to receive may do so again
     r.source = r.sink = NULL
     r.at_source[0] = NULL
     r.at_sink[0] = NULL

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -452,3 +454,37 @@ def test_a_virtual_stack_runs_on_trios_clock() -> None:
     first = once()
     assert len(first) > 200
     assert once() == first
+
+
+def test_files() -> None:
+    """In pieces, as the other end takes them; a part of it; errors of the file are the file's."""
+    body = bytes(range(256)) * 40_000
+
+    async def send(a: SocketStream) -> None:
+        with tempfile.TemporaryFile() as f:
+            f.write(body)
+            f.flush()
+            assert await a.send_file(f) == len(body)
+            assert await a.send_file(f, 256, 512, how="copy") == 512
+            f.seek(len(body) - 10)
+            assert await a.send_file(f, None) == 10
+            assert await a.send_file(f, len(body)) == 0
+            await a.send_eof()
+            with pytest.raises(trio.ClosedResourceError):
+                await a.send_file(f)
+
+    async def main() -> None:
+        async with closing(two_stacks()) as bed:
+            a, b = await connected(bed)
+            got = bytearray()
+            async with a, b, trio.open_nursery() as nursery:
+                nursery.start_soon(send, a)
+                async for part in b:
+                    got += part
+                folder = os.open(".", os.O_RDONLY)
+                with pytest.raises(OSError, match="directory"):
+                    await b.send_file(folder, None)
+                os.close(folder)
+            assert bytes(got) == body + body[256:768] + body[-10:]
+
+    trio.run(main)

@@ -496,3 +496,142 @@ def test_tee_gives_two_sinks_the_same_bytes():
 def test_tee_wants_a_socket():
     with sink_of("file") as (dst, _), pytest.raises(TypeError, match="receive queue"):
         ustack.tee(dst, dst)
+
+
+# --- no byte is lost ------------------------------------------------------------------------------------------------
+
+
+def filled_pipe():
+    """A pipe that takes no more: (its reading end, its writing end, bytes in it)."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    held = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            held += os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    return open(reader, "rb", buffering=0), open(writer, "wb", buffering=0), held
+
+
+def test_cancel_leaves_what_the_sink_has_not_got_with_the_socket():
+    with proxy() as (client, inner, _outer, _server):
+        reader, writer, held = filled_pipe()
+        with reader, writer:
+            client.sendall(DATA[:300_000])
+            inner.recv(300_000, socket.MSG_PEEK | socket.MSG_WAITALL)
+            job = ustack.splice(inner, writer, wait=False)
+            assert len(reader.read(8192)) == 8192
+            while job.moved == 0:
+                threading.Event().wait(0.001)
+            job.cancel()
+            moved = job.wait(PATIENCE)
+            assert job.unsent == b""
+            os.set_blocking(reader.fileno(), False)
+            got = b""
+            while part := reader.read(1 << 16):
+                got += part
+            assert got[held - 8192:] == DATA[:moved]
+            assert inner.recv(300_000, socket.MSG_WAITALL | socket.MSG_DONTWAIT) == DATA[moved:300_000]
+
+
+def test_cancel_leaves_what_the_sink_has_not_got_in_the_file():
+    reader, writer, held = filled_pipe()
+    with reader, writer, source_of("file", DATA) as src:
+        job = ustack.splice(src, writer, wait=False)
+        assert len(reader.read(8192)) == 8192
+        while job.moved == 0:
+            threading.Event().wait(0.001)
+        job.cancel()
+        moved = job.wait(PATIENCE)
+        assert 0 < moved <= held
+        assert job.unsent == b""
+
+
+def test_cancel_hands_out_what_a_pipe_cannot_have_back():
+    reader, writer, held = filled_pipe()
+    here, there = socket.socketpair()
+    with reader, writer, here, there:
+        here.sendall(DATA[:50_000])
+        job = ustack.splice(there, writer, wait=False)
+        assert len(reader.read(8192)) == 8192
+        while job.moved == 0:
+            threading.Event().wait(0.001)
+        job.cancel()
+        moved = job.wait(PATIENCE)
+        there.setblocking(False)
+        left = b""
+        with contextlib.suppress(BlockingIOError):
+            left = there.recv(1 << 20)
+        assert 0 < moved < 50_000
+        assert job.unsent + left == DATA[moved:50_000]
+        assert held
+
+
+def test_an_error_of_the_sink_leaves_the_rest_with_the_socket():
+    with proxy() as (client, inner, _outer, _server):
+        client.sendall(DATA[:100_000])
+        inner.recv(100_000, socket.MSG_PEEK | socket.MSG_WAITALL)
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "wb", buffering=0) as w, pytest.raises(BrokenPipeError) as caught:
+            ustack.splice(inner, w)
+        assert caught.value.moved == 0
+        assert inner.recv(100_000, socket.MSG_WAITALL) == DATA[:100_000]
+
+
+# --- a relay and the threads around it ------------------------------------------------------------------------------
+
+
+def test_who_waits_to_receive_goes_on_when_the_splice_is_over():
+    with proxy() as (client, inner, outer, server):
+        job = ustack.splice(inner, outer, 4, wait=False)
+        waiting = Background(inner.recv, 10)
+        client.sendall(b"01234567")
+        assert server.recv(10) == b"0123"
+        assert waiting.result(PATIENCE) == b"4567"
+        assert job.wait(PATIENCE) == 4
+        job = ustack.splice(inner, outer, wait=False)
+        waiting = Background(inner.recv, 10)
+        client.sendall(b"to the server")
+        assert server.recv(100) == b"to the server"
+        job.cancel()
+        client.sendall(b"to you")
+        assert waiting.result(PATIENCE) == b"to you"
+
+
+def test_waiting_for_a_splice_while_others_poll():
+    """A newer waiter takes over the polling; who waited before is told of the end all the same."""
+    with proxy() as (client, inner, outer, server), connected(client.stack, inner.stack) as (other, idle):
+        for _ in range(20):
+            job = ustack.splice(inner, outer, 5, wait=False)
+            waiting = Background(job.wait, PATIENCE)
+            newer = Background(idle.recv, 10)
+            client.sendall(b"hello")
+            assert waiting.result(PATIENCE) == 5
+            assert server.recv(10) == b"hello"
+            other.sendall(b"x")
+            assert newer.result(PATIENCE) == b"x"
+
+
+# --- watermarks -----------------------------------------------------------------------------------------------------
+
+
+def test_high_water_bounds_what_waits_in_front_of_the_sink():
+    with proxy() as (client, inner, outer, server):
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+        inner.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+        job = ustack.splice(inner, outer, wait=False, high_water=30_000)
+        assert outer.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 30_000
+        client.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.sendall(bytes(10_000_000))
+        assert job.moved < 200_000
+        job.cancel()
+        with pytest.raises(ValueError, match="high_water"):
+            ustack.splice(inner, outer, high_water=0)
+
+
+def test_high_water_in_front_of_a_pipe():
+    with source_of("file", DATA[:10_000]) as src, sink_of("pipe") as (dst, what):
+        assert ustack.splice(src, dst, high_water=100) == 10_000
+        assert what() == DATA[:10_000]

@@ -95,6 +95,50 @@ def test_a_file_that_was_cut_is_sent_as_long_as_it_is():
             os.pwrite(f.fileno(), DATA[size:], size)
 
 
+@pytest.mark.parametrize("view", [lambda m: m, memoryview, lambda m: memoryview(m)[100:]])
+def test_a_mapping_of_the_programs_own_that_is_cut_under_send(view):
+    """EFAULT, as of send(2), or as much as is there; the process lives, and so does the connection."""
+    with two_stacks() as (near, far), connected(near, far) as (c, s), tempfile.TemporaryFile() as f:
+        os.pwrite(f.fileno(), DATA, 0)
+        with mmap.mmap(f.fileno(), SIZE, access=mmap.ACCESS_READ) as m:
+            data = view(m)
+            skipped = SIZE - len(data)
+            got = Background(s.recv, SIZE - skipped, socket.MSG_WAITALL)
+            assert c.sendall(data) is None
+            assert got.result(PATIENCE) == DATA[skipped:]
+            os.ftruncate(f.fileno(), 2 * mmap.PAGESIZE)
+            there = 2 * mmap.PAGESIZE - skipped
+            assert c.send(data) == there
+            assert s.recv(there, socket.MSG_WAITALL) == DATA[skipped:2 * mmap.PAGESIZE]
+            with pytest.raises(OSError, match="Bad address") as caught:
+                c.sendall(data)
+            assert caught.value.errno == errno.EFAULT
+            assert caught.value.moved == there
+            assert s.recv(there, socket.MSG_WAITALL) == DATA[skipped:2 * mmap.PAGESIZE]
+            os.ftruncate(f.fileno(), 0)
+            with pytest.raises(OSError, match="Bad address"):
+                c.send(data)
+            del data
+        c.sendall(b"still there")
+        assert s.recv(100) == b"still there"
+
+
+def test_a_mapping_over_a_link_that_does_not_sum():
+    with ustack.Stack() as near, ustack.Stack() as far, tempfile.TemporaryFile() as f:
+        for net, link, k in zip((near, far), ustack.pair(offloads=False), (1, 2), strict=True):
+            net.add_interface(link, addresses=[f"10.9.0.{k}/24"])
+        os.pwrite(f.fileno(), DATA, 0)
+        with connected(near, far) as (c, s), mmap.mmap(f.fileno(), SIZE, access=mmap.ACCESS_READ) as m:
+            assert c.send(m) == SIZE
+            assert s.recv(SIZE, socket.MSG_WAITALL) == DATA
+            c.setblocking(False)
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += c.send(m)
+            assert s.recv(sent, socket.MSG_WAITALL) == (DATA * (sent // SIZE + 1))[:sent]
+
+
 GUARDED = textwrap.dedent("""
     import faulthandler, mmap, os, signal, sys, tempfile
     from ustack._core.py.probe_guard import copy_guarded, touch_watched
