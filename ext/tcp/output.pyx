@@ -9,8 +9,8 @@ from ustack._core.base.types cimport ns_t, unlikely
 from ustack._core.mem.mblk cimport freemsg, mblk, msg_intact
 from ustack._core.tcp.ack cimport ack_interactive
 from ustack._core.tcp.block cimport (
-    CA_OPEN, CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_REORDER, TF2_BYTES_LOST, TF2_FRTO, TF2_FRTO_NEW, TF2_PROBE_DUE,
-    TF_ACK_DELAYED, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED,
+    CA_OPEN, CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_REORDER, TF2_BYTES_LOST, TF2_FRTO, TF2_FRTO_NEW,
+    TF2_PROBE_DUE, TF_ACK_DELAYED, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED,
     TF_FORCE_RTX, TF_MORE, TF_NODELAY, TF_PUSH, TF_SHUT_WR, fin_sent, flight, has, interval, snd_limit, tcb, unsent,
 )
 from ustack._core.tcp.close cimport conn_abort

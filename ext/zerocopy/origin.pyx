@@ -53,7 +53,7 @@ cdef mblk *copy_naive(arena *a, ledger *book, const uint8_t *p, size_t n, uint32
 
 
 cdef mblk *take_guarded(origin *o, arena *a, ledger *book, size_t n, int *err) noexcept nogil:
-    """From a mapping of somebody's file, as far as it is there. What leaves is summed when it is sent, if it has to be."""
+    """From a mapping of somebody's file, as far as it is there. It is summed when it is sent, if it has to be."""
     cdef mblk *m = allocb(a, n)
     cdef size_t got
     if m == NULL:

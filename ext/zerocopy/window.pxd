@@ -3,8 +3,8 @@
 A window is 2 MB of a file, at a multiple of that, mapped read-only and shared. Blocks are cut from it; it stays mapped
 while any of them lives, and the ones used last stay longer, for the next transfer of the same file. What a window
 shows is the file as it is now: whoever changes the file changes what has not been sent yet, and what is sent again.
-A file that is truncated leaves holes, which sys/guard watches, and zeros in the page that its new end lies in: so blocks are
-`watched`, and whoever sends them asks before (mem/mblk: msg_intact).
+A file that is truncated leaves holes, which sys/guard watches, and zeros in the page that its new end lies in: so
+blocks are `watched`, and whoever sends them asks before (mem/mblk: msg_intact).
 
 Windows belong to the process, not to a stack. All functions may be called from any thread, with no lock held.
 """
