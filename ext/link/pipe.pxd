@@ -34,7 +34,8 @@ cdef void pipe_wake(link *l) noexcept nogil
 cdef ssize_t pipe_front(link *l) noexcept nogil
 # Take it: the caller frees it. `stamp` is the time it was sent. NULL if there is none.
 cdef mblk *pipe_take(link *l) noexcept nogil
-# Copy a packet out, prefix included, to `dst`, which has room for it. False: bytes of it are gone, it is not to be used.
+# Copy a packet out, prefix included, to `dst`, which has room for it. False: bytes of it are gone, it is not to be
+# used.
 cdef bint pipe_copyout(link *l, mblk *m, uint8_t *dst) noexcept nogil
 # Packets waiting in each direction.
 cdef int pipe_waiting(const link *l, bint to_stack) noexcept nogil

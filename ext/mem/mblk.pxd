@@ -23,8 +23,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ustack._core.base.ledger cimport ledger
 from ustack._core.mem.types cimport (
-    DB_BROKEN, DB_EXTERNAL, DB_LENT, DB_READONLY, DB_WATCHED, HEADER_SIZE, HEADROOM, M_DATA, M_PROTO, arena, dblk, free_fn, mblk,
-    pool, watched,
+    DB_BROKEN, DB_EXTERNAL, DB_LENT, DB_READONLY, DB_WATCHED, HEADER_SIZE, HEADROOM, M_DATA, M_PROTO, arena, dblk,
+    free_fn, mblk, pool, watched,
 )
 
 # --- allocation -------------------------------------------------------------------------------------------
