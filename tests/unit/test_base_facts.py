@@ -27,7 +27,7 @@ def test_the_interface_lists_exactly_what_the_header_lists(room: str, prefix: st
 def test_names_are_unique_and_explained(listing):
     names = [name for name, _ in listing()]
     assert len(names) == len(set(names)) > 15
-    assert all(re.fullmatch(r"[a-z0-9]+(\.[a-z0-9_]+)?", name) for name in names)
+    assert all(re.fullmatch(r"[a-z0-9]+(\.[a-z0-9_]+){0,2}", name) for name in names)
     assert all(meaning for _, meaning in listing())
 
 
