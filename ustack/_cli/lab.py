@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from ustack._bench.machine import describe
     from ustack._lab import pictures, report
+    from ustack._lab.bench import why_no_tap
     from ustack._lab.progress import Progress
     from ustack._lab.registry import choose
     from ustack._lab.run import document, perform_all
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json and args.json != "-":
         open(args.json, "a").close()        # to fail now, not after minutes
     out = sys.stderr if args.json == "-" else sys.stdout
+    if any(e.taps for e in chosen):
+        why_no_tap()  # enters a user namespace where that is needed: before there are threads
     before = describe()
     mode = "quick" if args.quick else "full"
     print(report.machine_line(before, mode), file=out)

@@ -42,9 +42,9 @@ class Lab:
         """The one for a thorough run, or the one for a quick run."""
         return quick if self.quick else full
 
-    def turns(self, each_ns: float, seconds: float = 0.004, least: int = 1, most: int = 20_000) -> int:
+    def turns(self, each_ns: float, seconds: float = 0.008, least: int = 1, most: int = 20_000) -> int:
         """How often something that takes so long is done in one repeat."""
-        return int(min(most, max(least, seconds * (0.4 if self.quick else 1.0) * 1e9 / each_ns)))
+        return int(min(most, max(least, seconds * (0.2 if self.quick else 1.0) * 1e9 / each_ns)))
 
     def rows_of(self, experiment: Experiment) -> list[Row]:
         """The rows of another experiment: of this run if it was part of it, else measured now."""

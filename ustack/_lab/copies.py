@@ -44,6 +44,12 @@ def copies_of(booked: Book, payload: int) -> dict[str, float]:
     return {"cpu_copies": cpu / payload, "device_copies": device / payload}
 
 
+def whole(x: float) -> float:
+    """Two digits behind the point, and none if they are 0."""
+    x = round(x, 2)
+    return int(x) if x == int(x) else x
+
+
 class Sample:
     """One technique over one link: ``once`` moves some bytes; the ledger is what was booked on the way."""
 
@@ -72,10 +78,10 @@ class Sample:
         """The row of the repeats."""
         booked = {k: v for k, v in self.booked.items() if not (self.outgoing and k.startswith("rx."))}
         found = copies_of(booked, self.moved)
-        cpu, device = (round(found[k], 3) for k in ("cpu_copies", "device_copies"))
+        cpu, device = (whole(found[k]) for k in ("cpu_copies", "device_copies"))
         return {
             "technique": self.technique, "link": self.link, "cpu_copies": cpu, "device_copies": device,
-            "bus": round(2 * cpu + device, 3), "expected": EXPECTED[self.technique],
+            "bus": whole(2 * cpu + device), "expected": EXPECTED[self.technique],
             **measured("ns_per_byte", values), "proof": self.proof,
         }  # fmt: skip
 
@@ -192,7 +198,12 @@ def over_shm() -> Iterator[list[Sample]]:
     """To another stack over shared memory, whose device processes move the bytes."""
     with file_of(FILE) as file, dark.shared_stacks() as (near, far), connected(near, far) as (a, b):
         buffer = bytearray(CHUNK)
-        yield Outgoing(a, file, "shm", near.ledger, lambda n: take(b, n, buffer)).samples(region=True)
+
+        def book() -> Book:
+            near.poll()  # what the device has done is booked when it is noticed
+            return dict(near.ledger())
+
+        yield Outgoing(a, file, "shm", book, lambda n: take(b, n, buffer)).samples(region=True)
 
 
 @contextlib.contextmanager
@@ -365,5 +376,6 @@ E1 = Experiment(
               in_band("copies_cost", Band(low=0.5, unit="memcpy"), "{pair}, {link}")),
     ),
     measure,
+    taps=True,
 )  # fmt: skip
 EXPERIMENTS = (E1,)

@@ -272,6 +272,7 @@ class Experiment:
     run: Callable[[Any], list[Row]] | None = None
     plots: tuple[Plot, ...] = ()
     absent: str = ""
+    taps: bool = False  # makes namespaces and TAPs
 
 
 @dataclass

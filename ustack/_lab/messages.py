@@ -96,6 +96,7 @@ E9 = Experiment(
                       transport="messages, shared memory", api="c", size=(8, 64))),
     ),
     measure_round_trips,
+    taps=True,
 )  # fmt: skip
 
 

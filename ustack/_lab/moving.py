@@ -185,12 +185,13 @@ E7 = Experiment(
               in_band("gain", Band(high=0.5), "{size} B")),
     ),
     measure_caches,
+    taps=True,
 )  # fmt: skip
 
 
 # --- E8 ---------------------------------------------------------------------------------------------------------------
 
-SPLICED = 4 << 20
+SPLICED = 8 << 20
 PIECES = (4 << 10, 64 << 10, 1 << 20)
 
 
@@ -296,6 +297,7 @@ E8 = Experiment(
               in_band("cpu_ratio", Band(high=0.6), "{way}")),
     ),
     measure_splice,
+    taps=True,
 )  # fmt: skip
 
 
@@ -332,5 +334,6 @@ E23 = Experiment(
     measure_cycles,
     (Plot("e23_cycles", "Cycles of the sender for a byte", "size", "cycles", "technique", "bytes a call",
           "cycles a byte", panel="stack"),),
+    taps=True,
 )  # fmt: skip
 EXPERIMENTS = (E6, E7, E8, E23)

@@ -77,7 +77,7 @@ def measure_packets(lab: Lab) -> list[Row]:
         sizes = sorted({max(SMALLEST, int(full * share)) for share in SHARES})
         for variant in VARIANTS:
             with senders(variant, mtu, sizes) as one:
-                seconds = lab.pick(0.012, 0.006)
+                seconds = lab.pick(0.025, 0.006)
                 found = lab.in_turn({str(n): partial(one, n, seconds) for n in sizes})
             for n in sizes:
                 rows.append({"variant": variant, "mtu": mtu, "payload": n, **measured("ns", found[str(n)])})
@@ -130,6 +130,7 @@ E2 = Experiment(
     ),
     measure_packets,
     (Plot("e2_packets", "CPU time for a packet", "payload", "ns", "variant", "bytes of payload", "ns", panel="mtu"),),
+    taps=True,
 )  # fmt: skip
 
 

@@ -342,6 +342,7 @@ E21 = Experiment(
            "the size from which it costs less CPU time than copying lies between 5 and 20 KiB", _pays_from),),
     measure_completions,
     (Plot("e21_completions", "CPU time of a send over a TAP", "size", "copy_ns,completion_ns,waiting_ns", ""),),
+    taps=True,
 )  # fmt: skip
 EXPERIMENTS = (E16, E17, E20, E21)
 

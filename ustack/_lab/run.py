@@ -53,12 +53,12 @@ def perform_all(
 
 
 def document(results: Sequence[Result], quick: bool, before: dict[str, Any]) -> dict[str, Any]:
-    """What ``--json`` writes. ``rows`` are those of E1, if it was run; ``before``: the machine when it began."""
-    rows: list[Any] = next((r.as_json()["rows"] for r in results if r.experiment.number == "E1"), [])
+    """What ``--json`` writes. ``rows`` are E1's of techniques, if it was run; ``before``: the machine when it began."""
+    found: list[Any] = next((r.as_json()["rows"] for r in results if r.experiment.number == "E1"), [])
     return {
         "machine": before | {"background_cpus_at_end": round(machine.background(), 2)},
         "mode": "quick" if quick else "full",
         "seconds": round(sum(r.seconds for r in results), 1),
-        "rows": rows,
+        "rows": [row for row in found if "technique" in row],
         "experiments": [r.as_json() for r in results],
     }

@@ -106,11 +106,13 @@ def measure_senders(lab: Lab) -> list[Row]:
     rows: list[Row] = []
     with file_of(FILE) as file:
         with loopback_pair() as (a, b), beside(partial(bench_lab.drain, b.fileno())):
-            for chunk in CHUNKS:
-                total = lab.pick(32 << 20, 8 << 20) if chunk > 4096 else lab.pick(16 << 20, 4 << 20)
-                way = partial(both, partial(_send_kernel, a.fileno(), file, chunk, total), total)
-                rows += rows_of(lab, "kernel, loopback", chunk, {NAMES[how]: partial(way, how) for how in WAYS})
-            a.shutdown(1)
+            try:
+                for chunk in CHUNKS:
+                    total = lab.pick(32 << 20, 8 << 20) if chunk > 4096 else lab.pick(16 << 20, 4 << 20)
+                    way = partial(both, partial(_send_kernel, a.fileno(), file, chunk, total), total)
+                    rows += rows_of(lab, "kernel, loopback", chunk, {NAMES[how]: partial(way, how) for how in WAYS})
+            finally:
+                a.shutdown(1)
         try:
             with tap_connection() as (_net, s, kernel), beside(partial(bench_lab.drain, kernel.fileno())):
                 try:
@@ -186,6 +188,7 @@ E5 = Experiment(
     measure_senders,
     (Plot("e5_senders", "CPU time of the sender for a byte", "size", "cpu_ns", "technique", "bytes a call", "ns a byte",
           panel="stack"),),
+    taps=True,
 )  # fmt: skip
 
 
