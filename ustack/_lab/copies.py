@@ -6,13 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from statistics import median
 from typing import Any
 
 from ustack._bench.worker import difference
 from ustack._core.py import bench_lab
 from ustack._lab import dark, programs
 from ustack._lab.bench import CannotMeasure, Lab, beside, connected, file_of, memory_stacks, tap_connection, why_no_tap
-from ustack._lab.form import Band, Claim, Column, Experiment, Finding, Row, equals, in_band, measured, quartiles
+from ustack._lab.form import Band, Claim, Column, Experiment, Finding, Row, equals, in_band, measured
 
 CHUNK = 64 << 10
 FILE = 8 * CHUNK  # small enough for a cache: what is compared is the copies, not the memory behind
@@ -322,8 +323,7 @@ def measure_bed(lab: Lab, samples: list[Sample], memcpy: Sequence[float]) -> lis
     found = lab.in_turn({s.technique: partial(s.run, seconds) for s in samples})
     rows = [s.row(found[s.technique]) for s in samples if s.technique in found]
     made = {row["technique"]: row for row in rows}
-    base = quartiles(memcpy)
-    typical = sum(base) / 2
+    typical = median(memcpy)
     for more, fewer in PAIRS:
         if more in made and fewer in made:
             copies = made[more]["cpu_copies"] - made[fewer]["cpu_copies"]

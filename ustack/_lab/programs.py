@@ -180,7 +180,7 @@ def measure_receives(lab: Lab) -> list[Row]:
         raise CannotMeasure(NOT_HERE)
     rows: list[Row] = []
     data, buffer = os.urandom(BLOCK), bytearray(BLOCK)
-    with memory_stacks() as (near, far), connected(near, far) as (a, b):
+    with memory_stacks() as (near, far), connected(near, far) as (a, b), ustack.register(buffer):
         booked: dict[str, dict[str, tuple[int, int]]] = {}
         count = lab.pick(40, 10)
 
@@ -252,14 +252,17 @@ SO_ZEROCOPY = 60
 
 
 class Direct:
-    """Sends with completion from a ring of buffers over a socket."""
+    """Sends with completion from a ring of registered buffers over a socket."""
 
     def __init__(self, s: Any, size: int, memory: Callable[[int], Any] = bytearray) -> None:
         import socket
 
+        from ustack import register
+
         self.s, self.size, self.at, self.under_way = s, size, 0, 0
         s.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
         self.buffers = [memory(size) for _ in range(RING)]
+        self.held = [register(b) for b in self.buffers]
         self.copied = False
 
     def send(self) -> None:
@@ -283,6 +286,11 @@ class Direct:
             self.collect(5.0)
             if self.under_way == before:
                 raise CannotMeasure("a completion does not come")
+
+    def close(self) -> None:
+        """Give the registrations back."""
+        for one in self.held:
+            one.close()
 
 
 def measure_completions(lab: Lab) -> list[Row]:
@@ -315,6 +323,7 @@ def measure_completions(lab: Lab) -> list[Row]:
                     row |= measured(f"{name}_ns", values)
                 if "completion" in found:
                     row |= measured("ratio", [x / y for x, y in zip(found["completion"], found["copy"], strict=True)])
+                direct.close()
                 rows.append(row | {"copied": direct.copied})
         finally:
             s.close()
