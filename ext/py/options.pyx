@@ -163,11 +163,7 @@ cdef int udp_option(sock *s, int level, int name, int64_t *value, bint write) no
             s.udp.gro = value[0] != 0
         value[0] = s.udp.gro
     elif level == IPPROTO_IP and name == IP_TTL:
-        if write:
-            if not 1 <= value[0] <= 255:
-                return -EINVAL
-            s.udp.ttl = <unsigned char>value[0]
-        value[0] = s.udp.ttl
+        return byte_option(&s.udp.ttl, value, write, 1)
     elif level == IPPROTO_IP and name == IP_TOS:
         if write:
             s.udp.tos = <unsigned char>value[0]

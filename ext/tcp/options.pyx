@@ -25,6 +25,8 @@ from ustack._core.tcp.window cimport RCVBUF_MAX, rcv_window
 cdef enum:
     BUF_MIN = 2048
     KEEP_MAX_S = 32767          # Linux's bounds
+    LINGER2_MAX_S = 120
+    TTL_DEFAULT = 64
     KEEP_MAX_COUNT = 127
     LINGER2_S = 60
     TTL = 64
@@ -130,7 +132,9 @@ cdef int set_segment(tcb *c, int option, int64_t value) noexcept nogil:
             return -EINVAL
         c.mss_user = <int>value
     elif option == TCPO_TOS:
-        c.tos = <int>(value & 0xFF)
+        c.tos = <int>(value & 0xFC)     # the other two bits are ECN's, which is TCP's own business
+    elif value == -1:
+        c.ttl = TTL_DEFAULT
     elif value < 1 or value > 255:
         return -EINVAL
     else:
@@ -142,7 +146,7 @@ cdef int set_waiting(tcb *c, int option, int64_t value) noexcept nogil:
     if option == TCPO_LINGER:
         c.linger = <int>value if -1 <= value < 0x7FFFFFFF else -1
     elif option == TCPO_LINGER2:
-        c.linger2 = <int>value if 0 < value < 60 else LINGER2_S
+        c.linger2 = <int>min(value, <int64_t>LINGER2_MAX_S) if value > 0 else LINGER2_S
     elif option == TCPO_RCVLOWAT:
         c.rcvlowat = clamped(value, 1, c.rcvbuf)
     else:

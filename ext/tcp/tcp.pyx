@@ -155,9 +155,7 @@ cdef int send_error(tcb *c) noexcept nogil:
         return -tcp_take_error(c)
     if has(c, TF_SHUT_WR):
         return -EPIPE
-    if c.state == TCPS_CLOSED:
-        return -EPIPE if c.irs or c.iss else -ENOTCONN
-    return -ENOTCONN if c.state == TCPS_LISTEN else 0
+    return -EPIPE if c.state in (TCPS_CLOSED, TCPS_LISTEN) else 0     # as Linux; POSIX would have ENOTCONN
 
 
 cdef void no_more(tcb *c) noexcept nogil:

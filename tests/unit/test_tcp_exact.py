@@ -608,3 +608,40 @@ def test_unread_text_is_counted_by_the_window():
     s = p.take()
     assert p.conn.info()["rcv_wnd"] <= first
     assert (s.window << p.conn.info()["rcv_wscale"]) <= 65536
+
+
+# --- options of the socket, as Linux bounds them ------------------------------------------------------------------
+def test_the_two_bits_of_ecn_are_not_the_users():
+    """RFC 3168 5: without ECN nothing may be marked as capable of it."""
+    p = established(tos=0xFF, nodelay=1)
+    p.conn.send(b"x")
+    [(packet, _, _)] = p.host.drain()
+    assert packet[1] == 0xFC
+
+
+def test_a_ttl_of_minus_one_is_the_default():
+    p = established(nodelay=1)
+    assert p.conn.set("ttl", 9) == 0
+    assert p.conn.set("ttl", -1) == 0
+    p.conn.send(b"x")
+    assert p.recv("A").ttl == 64
+    for bad in (0, -2, 256):
+        assert p.conn.set("ttl", bad) == -errno.EINVAL
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(5, 5), (90, 90), (500, 120), (0, 60)])
+def test_linger2_is_two_minutes_at_most(asked: int, seconds: int):
+    p = fin_wait_2(linger2=asked)
+    p.conn.close()
+    p.after(seconds - 0.5)
+    assert p.host.count == 2
+    p.after(1)
+    assert p.host.count == 1
+
+
+def test_what_is_not_connected_has_no_other_end_to_send_to():
+    """EPIPE in Linux; receiving is ENOTCONN."""
+    host = Host(US, seed=1)
+    for conn in (host.socket(), listening(host=host).conn):
+        assert conn.send(b"x") == -errno.EPIPE
+        assert conn.recv() == -errno.ENOTCONN
