@@ -5,6 +5,8 @@ be attached to; ``ustack.socket`` stands in for the standard ``socket`` module.
 """
 
 from ustack._core.py.bridge import Bridge as Bridge
+from ustack._core.py.cow import CowBuffer as CowBuffer
+from ustack._core.py.cow import cow_mechanism as cow_mechanism
 from ustack._core.py.devices import PacketRing as PacketRing
 from ustack._core.py.devices import Tap as Tap
 from ustack._core.py.devices import Xdp as Xdp
@@ -37,6 +39,7 @@ __all__ = [
     "Bridge",
     "Capture",
     "Completion",
+    "CowBuffer",
     "Impair",
     "Interface",
     "Link",
@@ -50,6 +53,7 @@ __all__ = [
     "VirtualClock",
     "Xdp",
     "counter_meanings",
+    "cow_mechanism",
     "drop_file_windows",
     "ledger_meanings",
     "pair",

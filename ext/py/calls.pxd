@@ -22,6 +22,8 @@ cdef enum:
 # queued before -EINTR: give it back with the next call, or free it.
 cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint partial, ns_t deadline,
                    bint main_thread, size_t *done, mblk **kept) noexcept nogil
+# Under the lock: until something can be queued. 0 or -errno.
+cdef int wait_for_room(driver *d, sock *s, ns_t deadline, bint main_thread) noexcept nogil
 # Take at most n received bytes as a chain that the caller owns: *out NULL with 0 means end of stream.
 cdef int call_recv(driver *d, sock *s, size_t n, bint peek, ns_t deadline, bint main_thread,
                    mblk **out) noexcept nogil

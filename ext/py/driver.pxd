@@ -10,6 +10,7 @@ from ustack._core.base.types cimport ns_t
 from ustack._core.stack.engine cimport engine
 from ustack._core.stack.sockets cimport sock, waiter
 from ustack._core.sys.poll cimport pollfd
+from ustack._core.zerocopy.cow_owner cimport cow_owner
 
 cdef enum:
     MAX_FDS = 64
@@ -65,6 +66,7 @@ cdef struct driver:
     int epoll_fds[MAX_FDS]
     int epoll_nfds
     int32_t slot                # in the registry of this process's drivers
+    cow_owner *cow              # for the pages that it shares with the application; NULL until there are any
 
 cdef ns_t clock_now() noexcept nogil
 cdef ns_t driver_now(driver *d) noexcept nogil

@@ -28,6 +28,7 @@ from ustack._core.sys.io cimport sys_close, sys_read, sys_write
 from ustack._core.sys.pair cimport sys_socketpair
 from ustack._core.sys.poll cimport POLLIN, POLLOUT, pollfd, sys_ppoll
 from ustack._core.sys.thread cimport sys_thread_join, sys_thread_start
+from ustack._core.zerocopy.cow_owner cimport owner_gone
 from ustack._core.tcp.tcp cimport tcp_push_late
 
 cdef extern from "<time.h>" nogil:
@@ -771,6 +772,8 @@ cdef void driver_free(driver *d) noexcept nogil:
         sys_eventfd_signal(d.hk_fd)
         sys_thread_join(d.hk_thread)
     d.hk_started = False
+    owner_gone(d.cow)
+    d.cow = NULL
     engine_free(&d.eng)
     if d.kick_fd >= 0:
         sys_close(d.kick_fd)

@@ -87,6 +87,11 @@ cdef object timed_out(ns_t timeout_ns):
     raise TimeoutError("timed out")
 
 
+def _send_cow(*args):
+    from ustack._core.py.cow import send_cow
+    return send_cow(*args)
+
+
 def _close_all(Stack stack):
     """Close every socket of a stack that is being closed; whoever waits on one wakes with EBADF."""
     cdef Socket one
@@ -414,16 +419,20 @@ cdef class Socket:
         fail(r)
         return 0
 
-    def send(self, data, int flags=0, *, direct=False, bint zerocopy=False) -> int:
+    def send(self, data, int flags=0, *, direct=False, bint zerocopy=False, bint cow=False) -> int:
         """Send bytes; returns how many were taken (all of them on a blocking stream socket).
 
         direct: True sends the memory in place where the path allows it, and returns when all is acknowledged and
         nobody refers to the memory; "auto" does so from ustack.DIRECT_LEAST bytes on. zerocopy: in place as well, and
         returns at once; ``completions()`` tells when the memory may be used again (the option SO_ZEROCOPY is needed
         first). What cannot go in place is copied, and counted by reason. See docs/techniques/direct.md.
+        cow: whole pages of the buffer are shared with the stack until they are acknowledged or written to, instead of
+        copied; what is sent is what they held at the time of the call (docs/techniques/cow.md).
         """
         cdef Py_buffer b
         cdef size_t n
+        if cow:
+            return _send_cow(self, data, flags, self.timeout_ns >= 0)
         self.enter()
         try:
             if direct is not False or zerocopy:
@@ -443,12 +452,15 @@ cdef class Socket:
         finally:
             self.leave()
 
-    def sendall(self, data, int flags=0, *, direct=False, bint zerocopy=False):
+    def sendall(self, data, int flags=0, *, direct=False, bint zerocopy=False, bint cow=False):
         """Send all bytes. After an error there is no telling how much went, as with the standard socket.
 
-        direct, zerocopy: as for ``send``.
+        direct, zerocopy, cow: as for ``send``.
         """
         cdef Py_buffer b
+        if cow:
+            _send_cow(self, data, flags, False)
+            return
         self.enter()
         try:
             if direct is not False or zerocopy:
