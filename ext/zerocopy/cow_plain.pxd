@@ -18,7 +18,7 @@ cdef enum:
     COW_LIFT = 16               # pages that are made writable together, at most
 
 # Blocks on at most *n whole pages at `addr`; *n becomes how many there are (fewer: COW_PAGES; or *err), *nested how
-# many of them were shared already. `keeper`, a message of no bytes that holds the memory, is taken with the first block.
+# many of them were shared already. `keeper`, a message that holds the memory, is taken with the first block.
 cdef mblk *cow_plain_share(cow_owner *o, arena *a, uint8_t *addr, uint32_t *n, uint32_t *nested, mblk *keeper,
                            int *err) noexcept nogil
 # As fault_fn; takes fault_lock, and with that free the owners' locks.
