@@ -10,6 +10,8 @@ from ustack._core.py.cow import cow_mechanism as cow_mechanism
 from ustack._core.py.devices import PacketRing as PacketRing
 from ustack._core.py.devices import Tap as Tap
 from ustack._core.py.devices import Xdp as Xdp
+from ustack._core.py.flip import FlipBuffer as FlipBuffer
+from ustack._core.py.flip import ReceiveMapping as ReceiveMapping
 from ustack._core.py.links import Link as Link
 from ustack._core.py.links import pair as pair
 from ustack._core.py.pipe import Pipe as Pipe
@@ -40,11 +42,13 @@ __all__ = [
     "Capture",
     "Completion",
     "CowBuffer",
+    "FlipBuffer",
     "Impair",
     "Interface",
     "Link",
     "PacketRing",
     "Pipe",
+    "ReceiveMapping",
     "Registration",
     "SharedMemory",
     "Splice",

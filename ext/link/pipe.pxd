@@ -20,6 +20,7 @@ cdef struct pipe_options:
     uint32_t caps               # CAP_*; with CSUM, TSO or USO every packet carries a virtio_net_hdr in front
     uint16_t max_sg
     int32_t queue               # packets in each direction
+    bint split                  # header split: payload behind the usual headers begins a block of its own
     uint8_t mac[6]
 
 cdef link *pipe_create(pipe_options *o) noexcept nogil

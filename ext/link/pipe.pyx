@@ -13,13 +13,19 @@ from ustack._core.base.types cimport ns_t, unlikely
 from ustack._core.link.link cimport link, link_fits, link_init, link_notify, link_ops
 from ustack._core.link.queue cimport packet_queue, queue_clear, queue_count, queue_init, queue_put, queue_take
 from ustack._core.link.vnet cimport VNET_LEN, vnet_decode, vnet_encode, vnet_hdr
-from ustack._core.mem.mblk cimport allocb, freemsg, mark_broken, mblk, msg_intact, msgcopyin, msgcopyout
+from ustack._core.mem.arena cimport LARGE_SIZE
+from ustack._core.mem.mblk cimport (
+    allocb, dblk, freemsg, mark_broken, mblk, mblk_attach, msg_intact, msgappend, msgcopyin, msgcopyout)
+
+cdef enum:
+    HEADERS = 20 + 32           # IPv4, TCP with timestamps
 
 cdef struct pipe:
     link base
     packet_queue inbox          # caller to stack
     packet_queue outbox         # stack to caller
     bint wake                   # the inbox was empty before the last injections
+    bint split
 
 cdef link_ops OPS
 
@@ -71,6 +77,7 @@ cdef link *pipe_create(pipe_options *o) noexcept nogil:
     p.base.gso_max = o.gso_max
     p.base.caps = o.caps
     p.base.max_sg = o.max_sg
+    p.split = o.split
     queue_init(&p.inbox, o.queue)
     queue_init(&p.outbox, o.queue)
     return &p.base
@@ -78,6 +85,28 @@ cdef link *pipe_create(pipe_options *o) noexcept nogil:
 
 cdef int pipe_prefix(const link *l) noexcept nogil:
     return VNET_LEN if l.caps & (CAP_TX_CSUM | CAP_RX_CSUM | CAP_TSO4 | CAP_TSO6 | CAP_USO) else 0
+
+
+cdef mblk *bring_in(pipe *p, const uint8_t *at, size_t n) noexcept nogil:
+    """A copy of a packet; split behind the usual headers, if so wished. NULL without memory."""
+    cdef link *l = &p.base
+    cdef size_t head = HEADERS + (14 if l.layer == 2 else 0)
+    cdef mblk *m
+    cdef mblk *rest
+    cdef dblk *d
+    if n == 0:
+        return allocb(l.mem, 1)
+    if not p.split or n <= head or n - head > LARGE_SIZE:
+        return msgcopyin(l.mem, l.book, LR_PIPE_IN, at, n)
+    m = msgcopyin(l.mem, l.book, LR_PIPE_IN, at, head)
+    d = l.src.take(l.src.owner, LARGE_SIZE) if m != NULL else NULL
+    rest = mblk_attach(l.mem, d) if d != NULL else NULL
+    if rest == NULL:
+        freemsg(m)
+        return NULL
+    msgappend(l.book, LR_PIPE_IN, rest, at + head, n - head)
+    m.cont = rest
+    return m
 
 
 cdef int pipe_inject(link *l, const void *data, size_t n) noexcept nogil:
@@ -97,7 +126,7 @@ cdef int pipe_inject(link *l, const void *data, size_t n) noexcept nogil:
     if queue_count(&p.inbox) >= p.inbox.limit:
         l.stats.full += 1
         return -EAGAIN
-    m = msgcopyin(l.mem, l.book, LR_PIPE_IN, at + prefix, n - prefix) if n > prefix else allocb(l.mem, 1)
+    m = bring_in(p, at + prefix, n - prefix)
     if m == NULL:
         l.stats.rx_nomem += 1
         return -ENOBUFS

@@ -20,6 +20,7 @@ cdef struct tap_options:
     uint32_t mtu
     uint32_t caps               # CAP_* that the device has granted
     uint16_t vnet_len           # bytes of virtio header: 0 (none), 10 or 12
+    bint split                  # header split: read the usual headers alone, and payload to a page boundary
     uint8_t mac[6]
 
 # Takes the descriptor, attached and non-blocking, on success. NULL without memory.

@@ -45,6 +45,7 @@ cdef struct tap:
     tx_burst *out
     dblk *head                  # what the next frame is read into
     dblk *big
+    uint32_t head_len           # how much of a frame goes there
     bint small                  # no frame is longer than the head, as far as is known
     uint8_t pace                # BURST, LONE, AGAIN
     ns_t down_since             # 0: not down, or not yet looked at
@@ -80,7 +81,7 @@ cdef bint draw(tap *t) noexcept nogil:
 
 cdef inline uint8_t *big_start(tap *t) noexcept nogil:
     """Where the second piece goes: as far behind a page boundary as the payload read before it is long."""
-    cdef size_t before = HEAD - t.vnet_len - (HEADERS if t.base.layer == 2 else HEADERS - 14)
+    cdef size_t before = t.head_len - t.vnet_len - (HEADERS if t.base.layer == 2 else HEADERS - 14)
     cdef size_t at = (before - <size_t>t.big.base) % PAGE
     return t.big.base + at
 
@@ -90,9 +91,9 @@ cdef ssize_t read_frame(tap *t, uint8_t *start) noexcept nogil:
     cdef iovec v[2]
     t.base.stats.rx_calls += 1
     v[0].iov_base = t.head.base
-    v[0].iov_len = HEAD
+    v[0].iov_len = t.head_len
     v[1].iov_base = start
-    v[1].iov_len = FRAME_MAX + t.vnet_len - HEAD
+    v[1].iov_len = FRAME_MAX + t.vnet_len - t.head_len
     return sys_readv(t.fd, v, 2)
 
 
@@ -201,8 +202,8 @@ cdef mblk *receive(tap *t, ssize_t *result) noexcept nogil:
     if unlikely(m == NULL):
         result[0] = -ENOBUFS
         return NULL
-    m.wptr = m.rptr + (n if n < HEAD else HEAD)
-    if n > HEAD:
+    m.wptr = m.rptr + (n if n < t.head_len else t.head_len)
+    if n > t.head_len:
         rest = mblk_attach(mem, t.big)
         t.big = NULL
         if unlikely(rest == NULL):
@@ -210,7 +211,7 @@ cdef mblk *receive(tap *t, ssize_t *result) noexcept nogil:
             result[0] = -ENOBUFS
             return NULL
         rest.rptr = start
-        rest.wptr = start + (n - HEAD)
+        rest.wptr = start + (n - t.head_len)
         m.cont = rest
     m.pkt_len = n
     return m
@@ -334,7 +335,10 @@ cdef link *tap_create(int fd, tap_options *o) noexcept nogil:
     t.base.max_sg = TAP_MAX_SG
     if o.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO):
         t.base.gso_max = 65535
-    t.small = t.base.gso_max + LINK_HEADER + o.vnet_len < HEAD
+    t.head_len = HEAD
+    if o.split:
+        t.head_len = o.vnet_len + (HEADERS if o.layer == 2 else HEADERS - 14)
+    t.small = not o.split and t.base.gso_max + LINK_HEADER + o.vnet_len < HEAD
     return &t.base
 
 

@@ -109,14 +109,16 @@ cdef class Tap(Device):
     is the address of our side (bytes or text; random by default): it must not be the device's own, which is
     the kernel's side. ``offloads`` is True, False or names among "csum", "tso", "uso"; with them checksums
     are left to whoever needs them, and super-segments of up to 64 KB pass whole. ``multi_queue`` opens one
-    queue of a device that may have several. ``up`` brings the device up if that is permitted.
+    queue of a device that may have several. ``header_split`` reads the headers of each frame (Ethernet, IPv4, TCP with
+    timestamps) apart, and payload to a page boundary, at the cost of a large buffer for every small frame
+    (docs/techniques/page-flip.md). ``up`` brings the device up if that is permitted.
 
     Raises FileNotFoundError without /dev/net/tun, PermissionError where it or the device may not be opened,
     and OSError(EBUSY) when somebody else has it. Source: Documentation/networking/tuntap.rst of Linux.
     """
 
     def __init__(self, name="tap%d", *, mtu=None, mac=None, bint tun=False, offloads=True,
-                 bint multi_queue=False, bint up=True):
+                 bint multi_queue=False, bint up=True, bint header_split=False):
         cdef int flags = IFF_NO_PI | (IFF_TUN if tun else IFF_TAP)
         cdef uint32_t caps = offload_caps(offloads)
         cdef int fd, e
@@ -125,6 +127,7 @@ cdef class Tap(Device):
         encoded = device_name(name)
         if mtu is not None:
             check_range("mtu", mtu, _MTU_MIN, _MTU_MAX)
+        self.split = header_split
         mac = parse_mac(mac)
         strncpy(self.name_, encoded, IF_NAME - 1)
         if caps:
@@ -151,7 +154,7 @@ cdef class Tap(Device):
             raise
 
     @classmethod
-    def from_fd(cls, int fd, *, mtu=None, mac=None, offloads=True):
+    def from_fd(cls, int fd, *, mtu=None, mac=None, offloads=True, bint header_split=False):
         """A link on a TAP or TUN that somebody else has opened and attached; the descriptor is duplicated.
 
         The device must have been made with IFF_NO_PI. ``offloads`` needs IFF_VNET_HDR, and is otherwise
@@ -161,6 +164,7 @@ cdef class Tap(Device):
         cdef Tap self = <Tap>cls.__new__(cls)
         cdef int flags, own
         cdef uint32_t caps = offload_caps(offloads)
+        self.split = header_split
         mac = parse_mac(mac)
         flags = sys_tun_query(fd, self.name_)
         if flags < 0:
@@ -209,6 +213,7 @@ cdef class Tap(Device):
             if e < 0:
                 fail(e, "cannot set the offloads of the device")
         o.caps = caps
+        o.split = self.split
         made = tap_create(fd, &o)
         if made == NULL:
             raise MemoryError("no memory for a TAP")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint32_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from ustack._core.base.codes cimport (
@@ -113,6 +114,8 @@ cdef class Link:
             self.dev.book = NULL
             self.dev.notify = NULL
             self.dev.notify_arg = NULL
+        free(self.flips)
+        self.flips = NULL
 
     def close(self):
         """Close the link and free what it holds; idempotent. A stack's link is closed by its stack."""

@@ -32,12 +32,14 @@ cdef class Pipe(Link):
     csum_offset: 2 bytes; virtio 1.2, 5.1.6), and may be a super-segment of up to 64 KB: what a TAP with
     IFF_VNET_HDR reads and writes.
 
+    ``header_split`` puts what lies behind IPv4 and TCP headers of the usual length at a page boundary.
     ``layer`` 2 means Ethernet frames, 3 IP packets; ``queue`` bounds the packets that wait in each direction.
     """
 
     cdef list leftover          # what was not drained when the pipe was closed; None before
 
-    def __init__(self, int layer=3, *, mtu=1500, int queue=1024, offloads=False, int max_sg=65535, mac=None):
+    def __init__(self, int layer=3, *, mtu=1500, int queue=1024, offloads=False, int max_sg=65535, mac=None,
+                 bint header_split=False):
         cdef pipe_options o
         cdef link *made
         if self.dev != NULL:
@@ -48,6 +50,7 @@ cdef class Pipe(Link):
         o.mtu = check_range("mtu", mtu, _MTU_MIN, _MTU_MAX)
         o.queue = check_range("queue", queue, 1, 1 << 20)
         o.max_sg = check_range("max_sg", max_sg, 1, 65535)
+        self.split = o.split = header_split
         o.caps = offload_caps(offloads)
         o.gso_max = _MTU_MAX if o.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO) else o.mtu
         if max_sg > 1:

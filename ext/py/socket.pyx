@@ -727,6 +727,25 @@ cdef class Socket:
             got += n
         return got
 
+    def recv_flip(self, buffer, ssize_t nbytes=0, int flags=0, *, zero=False) -> int:
+        """As ``recv_into``, into a ``ustack.FlipBuffer``: whole received pages take the place of the buffer's own.
+
+        zero: clear those before the stack gets them. flags: MSG_DONTWAIT only. See docs/techniques/page-flip.md.
+        """
+        from ustack._core.py.flip import recv_flip
+        return recv_flip(self, buffer, nbytes, flags, zero)
+
+    def recv_zerocopy(self, mapping, copybuf=None):
+        """Show received pages in a ``ustack.ReceiveMapping``, read-only, instead of copying them.
+
+        Waits for data as ``recv`` does. Returns (length, recv_skip_hint, inq, err, copybuf_len): bytes mapped; bytes that
+        follow and cannot be, to be read with ``recv``; bytes that wait; the pending error; and how many of those that
+        cannot be mapped were copied to ``copybuf``, if that has room for all of them. At the end of the stream: zeros.
+        Source: TCP_ZEROCOPY_RECEIVE of Linux. See docs/techniques/mapped-receive.md.
+        """
+        from ustack._core.py.flip import recv_zerocopy
+        return recv_zerocopy(self, mapping, copybuf)
+
     def recv_buffers(self, ssize_t bufsize=1 << 20, int flags=0) -> list:
         """Lend received storage without a copy: a list of ``ustack.buffers.Mblk``, read-only, at most bufsize bytes.
 

@@ -32,6 +32,7 @@ from ustack._core.py.loop cimport loop_fileno, loop_free, loop_leave, loop_poll,
 from ustack._core.stack.engine cimport engine, engine_add_link, engine_egress, engine_remove_link, iface
 from ustack._core.stack.sockets cimport sock
 from ustack._core.sys.thread cimport sys_yield
+from ustack._core.zerocopy.flip cimport flip_source_over
 from ustack._core.tcp.tcp cimport (
     TCP_COOKIES_ALWAYS, TCP_COOKIES_AUTO, TCP_COOKIES_NEVER, TCPS_CLOSED, TCPS_LISTEN, TCPS_TIME_WAIT, tcb,
     tcp_default_congestion, tcp_get_info, tcp_info, tcp_local, tcp_remote,
@@ -226,6 +227,10 @@ cdef class Stack:
             with nogil:
                 driver_lock(self.d)
                 r = engine_add_link(&self.d.eng, dev, &i)
+                if r == 0 and handle.split:
+                    handle.flips = flip_source_over(dev.src, self.d.eng.ctx.mem)
+                    if handle.flips != NULL:
+                        dev.src = handle.flips
                 if r == 0:
                     dev.notify_arg = self.d
                     dev.notify = driver_notify_inline if inline else driver_notify_kick

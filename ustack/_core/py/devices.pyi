@@ -33,6 +33,7 @@ class Tap(Device):
         offloads: bool | Iterable[str] = True,
         multi_queue: bool = False,
         up: bool = True,
+        header_split: bool = False,
     ) -> None: ...
     @classmethod
     def from_fd(
@@ -42,6 +43,7 @@ class Tap(Device):
         mtu: int | None = None,
         mac: str | bytes | None = None,
         offloads: bool | Iterable[str] = True,
+        header_split: bool = False,
     ) -> Self: ...
 
 class PacketRing(Device):
