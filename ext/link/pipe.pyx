@@ -89,22 +89,22 @@ cdef int pipe_prefix(const link *l) noexcept nogil:
 
 cdef mblk *bring_in(pipe *p, const uint8_t *at, size_t n) noexcept nogil:
     """A copy of a packet; split behind the usual headers, if so wished. NULL without memory."""
-    cdef link *l = &p.base
-    cdef size_t head = HEADERS + (14 if l.layer == 2 else 0)
+    cdef link *dev = &p.base
+    cdef size_t head = HEADERS + (14 if dev.layer == 2 else 0)
     cdef mblk *m
     cdef mblk *rest
     cdef dblk *d
     if n == 0:
-        return allocb(l.mem, 1)
+        return allocb(dev.mem, 1)
     if not p.split or n <= head or n - head > LARGE_SIZE:
-        return msgcopyin(l.mem, l.book, LR_PIPE_IN, at, n)
-    m = msgcopyin(l.mem, l.book, LR_PIPE_IN, at, head)
-    d = l.src.take(l.src.owner, LARGE_SIZE) if m != NULL else NULL
-    rest = mblk_attach(l.mem, d) if d != NULL else NULL
+        return msgcopyin(dev.mem, dev.book, LR_PIPE_IN, at, n)
+    m = msgcopyin(dev.mem, dev.book, LR_PIPE_IN, at, head)
+    d = dev.src.take(dev.src.owner, LARGE_SIZE) if m != NULL else NULL
+    rest = mblk_attach(dev.mem, d) if d != NULL else NULL
     if rest == NULL:
         freemsg(m)
         return NULL
-    msgappend(l.book, LR_PIPE_IN, rest, at + head, n - head)
+    msgappend(dev.book, LR_PIPE_IN, rest, at + head, n - head)
     m.cont = rest
     return m
 

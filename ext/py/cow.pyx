@@ -174,7 +174,7 @@ cdef inline void bump(driver *d, int counter, int64_t n) noexcept nogil:
 
 
 cdef bint lets_go(const tcb *c) noexcept nogil:
-    """Whether the link has read a packet when its transmit returns: then blocks may be moved under the engine's lock."""
+    """Whether the link has read a packet when its transmit returns: so blocks may be moved under the engine's lock."""
     cdef iface *i
     if every_link:
         return True

@@ -248,13 +248,12 @@ def recv_zerocopy(Socket s not None, ReceiveMapping mapping not None, copybuf) -
                 n = flip_mappable(s.s.tcp.rq_head)
                 if n > mapping.length:
                     n = mapping.length
+                skip = flip_unmappable(s.s.tcp.rq_head, n)
                 if n:
-                    skip = flip_unmappable(s.s.tcp.rq_head, n)
                     m = tcp_recv(s.s.tcp, n, 0, &err)
-                    n = n if m != NULL else 0
-                else:
-                    skip = flip_unmappable(s.s.tcp.rq_head, 0)
-                if copybuf is not None and 0 < skip <= <size_t>b.len and s.s.tcp.rq_len >= skip and (m != NULL or not n):
+                    if m == NULL:
+                        n = skip = 0            # no memory to part a block: the caller tries again
+                if copybuf is not None and 0 < skip <= <size_t>b.len and s.s.tcp.rq_len >= skip:
                     tail = tcp_recv(s.s.tcp, skip, 0, &err)
                 waiting = s.s.tcp.rq_len
                 pending = tcp_take_error(s.s.tcp)

@@ -738,9 +738,9 @@ cdef class Socket:
     def recv_zerocopy(self, mapping, copybuf=None):
         """Show received pages in a ``ustack.ReceiveMapping``, read-only, instead of copying them.
 
-        Waits for data as ``recv`` does. Returns (length, recv_skip_hint, inq, err, copybuf_len): bytes mapped; bytes that
-        follow and cannot be, to be read with ``recv``; bytes that wait; the pending error; and how many of those that
-        cannot be mapped were copied to ``copybuf``, if that has room for all of them. At the end of the stream: zeros.
+        Waits for data as ``recv`` does. Returns (length, recv_skip_hint, inq, err, copybuf_len): bytes mapped; bytes
+        that follow and cannot be, to be read with ``recv``; bytes that wait; the pending error; and how many of those
+        that cannot be mapped were copied to ``copybuf``, if that has room for all of them. At the end: zeros.
         Source: TCP_ZEROCOPY_RECEIVE of Linux. See docs/techniques/mapped-receive.md.
         """
         from ustack._core.py.flip import recv_zerocopy

@@ -4,9 +4,9 @@
     window's page j      ──> slot 30         window's page j      ──> slot 7    (to be received into again)
                     before                                    after a flip
 
-A window is 68 KB of address space that a link fills; which slots of the file its pages show is entered page by page, and
-so it is for the application's buffers. To flip is to swap two entries and to map both anew: no byte is moved, and the
-number of pages on each side stays the same. All slots belong to this process.
+A window is 68 KB of address space that a link fills; which slots of the file its pages show is entered page by page,
+and so it is for the application's buffers. To flip is to swap two entries and to map both anew: no byte is moved, and
+the number of pages on each side stays the same. All slots belong to this process.
 
 A link that is to be read into windows needs its payload at page boundaries: see header_split of Tap and Pipe.
 """
@@ -21,7 +21,7 @@ from ustack._core.mem.source cimport source
 
 cdef enum:
     FLIP_SLOTS = 32768          # pages of the file: 128 MiB, taken from the system as they are used
-    FLIP_WINDOWS = 512          # of 17 pages each
+    FLIP_WINDOWS = 1024         # of 17 pages each
     WINDOW_PAGES = 17
     FLIP_PAGE = 4096
 
@@ -42,8 +42,8 @@ cdef void flip_buffer_free(flip_buffer *f) noexcept nogil
 # In the child after fork(2): private memory.
 cdef void flip_buffer_forked(flip_buffer *f) noexcept nogil
 
-# A source that gives windows for large buffers of link reads, and what `under` gives for the others. NULL without memory
-# or without memory files. It is freed by free(), when nobody draws from it any more.
+# A source that gives windows for large buffers of link reads, and what `under` gives for the others. NULL without
+# memory. It is freed by free(), when nobody draws from it any more.
 cdef source *flip_source_over(source *under, arena *a) noexcept nogil
 # The window that a block is on; NULL: it is on something else.
 cdef flip_window *flip_window_of(const mblk *m) noexcept nogil

@@ -32,7 +32,7 @@ cdef flip_window *free_windows = NULL
 cdef uint32_t nwindows = 0
 
 
-# --- the file ------------------------------------------------------------------------------------------------------------
+# --- the file ---------------------------------------------------------------------------------------------------------
 cdef bint open_file() noexcept nogil:
     """Under the lock."""
     global file, free_slots
@@ -101,7 +101,7 @@ cdef uint8_t *flip_reserve(size_t n, int *err) noexcept nogil:
     return <uint8_t *>mem_map(NULL, n, PROT_READ, MAP_PRIVATE, -1, 0, err)
 
 
-# --- buffers of applications ---------------------------------------------------------------------------------------------
+# --- buffers of applications ------------------------------------------------------------------------------------------
 cdef flip_buffer *flip_buffer_create(uint32_t pages, int *err) noexcept nogil:
     cdef flip_buffer *f = <flip_buffer *>calloc(1, sizeof(flip_buffer))
     err[0] = -ENOMEM
@@ -136,7 +136,7 @@ cdef void flip_buffer_forked(flip_buffer *f) noexcept nogil:
     show(f.base, f.slot, f.pages, PROT_READ | PROT_WRITE, MAP_PRIVATE)
 
 
-# --- windows -------------------------------------------------------------------------------------------------------------
+# --- windows ----------------------------------------------------------------------------------------------------------
 cdef void window_gone(void *arg) noexcept nogil:
     """The last block on a window is gone."""
     global free_windows
@@ -192,6 +192,8 @@ cdef dblk *take_window(arena *a) noexcept nogil:
         window_gone(w)
         return NULL
     d = m.dp
+    # Windows have a bound of their own; charged whole, small segments in them would be packed, which is a copy.
+    d.truesize = 2 * FLIP_PAGE
     dblk_ref(d)
     freeb(m)
     return d
@@ -223,7 +225,7 @@ cdef flip_window *flip_window_of(const mblk *m) noexcept nogil:
     return <flip_window *>m.dp.arg if m.dp.fn == window_gone else NULL
 
 
-# --- flipping ------------------------------------------------------------------------------------------------------------
+# --- flipping ---------------------------------------------------------------------------------------------------------
 cdef int swap(flip_buffer *f, uint32_t i, flip_window *w, uint32_t j, uint32_t n) noexcept nogil:
     """Pages i.. of the buffer for pages j.. of the window. -errno: nothing has changed."""
     cdef uint32_t k, s
@@ -291,7 +293,7 @@ cdef void flip_into(flip_buffer *f, uint32_t first, const mblk *m, size_t n, bin
         m = m.cont
 
 
-# --- mapping -------------------------------------------------------------------------------------------------------------
+# --- mapping ----------------------------------------------------------------------------------------------------------
 cdef size_t whole_pages(const mblk *m) noexcept nogil:
     """Bytes of a block that can be mapped, from its beginning."""
     if flip_window_of(m) == NULL or <size_t>m.rptr % FLIP_PAGE:

@@ -139,7 +139,7 @@ def test_ten_thousand_sends_with_overwrites_over_a_lossy_wire(mechanism, any_lin
     view.release()
 
 
-# --- zero copies, and where they are ---------------------------------------------------------------------------------
+# --- zero copies, and where they are ----------------------------------------------------------------------------------
 
 def test_pages_that_are_not_written_to_are_not_copied(mechanism):
     """The far end of a link that passes packets by reference receives the very pages, seen through the alias."""
@@ -369,7 +369,7 @@ def test_sizes_of_buffers():
     ustack.CowBuffer(5 << 20)
 
 
-# --- other threads, the system ---------------------------------------------------------------------------------------
+# --- other threads, the system ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_threads_write(mechanism, any_link, kind):
