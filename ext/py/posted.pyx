@@ -26,6 +26,7 @@ from ustack._core.stack.engine cimport iface
 from ustack._core.stack.sockets cimport SOCK_TCP, sock
 from ustack._core.tcp.block cimport tcb
 from ustack._core.tcp.tcp cimport TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_FIN_WAIT_2, tcp_recv, tcp_state
+from ustack._core.zerocopy.cow cimport cow_break
 from ustack._core.zerocopy.direct cimport MEMORY_PINNED, direct_free, memory_known
 from ustack._core.zerocopy.posted cimport posted, posted_open, posted_rescue, posted_resume
 
@@ -241,6 +242,8 @@ cdef Py_ssize_t start(Socket s, object buffer, void *to, size_t n, ns_t deadline
         raise
     x.whole.dp.truesize = BLOCK_STORAGE
     x.whole.dp.lim = <unsigned char *>to + n
+    with nogil:
+        cow_break(to, n)                # the link writes there under the engine's lock: no fault may need that
     try:
         return run(s, &x)
     finally:

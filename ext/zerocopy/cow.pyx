@@ -4,12 +4,14 @@ from libc.errno cimport EBUSY
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t
 
+from ustack._core.base.types cimport cpu_relax
 from ustack._core.sys.fault cimport (
     FAULT_MPROTECT, FAULT_NONE, FAULT_USERFAULTFD, fault_at_fork, fault_attend, fault_choose, fault_forked,
     fault_lock, fault_mechanism, fault_unlock)
+from ustack._core.sys.memory cimport page_size
 from ustack._core.zerocopy.cow_file cimport cow_file_any, cow_file_fault, cow_file_forked, cow_file_moved
 from ustack._core.zerocopy.cow_plain cimport (
-    cow_plain_any, cow_plain_break, cow_plain_break_all, cow_plain_fault, cow_plain_forked)
+    cow_plain_any, cow_plain_break_all, cow_plain_fault, cow_plain_forked)
 
 cdef bint watching_forks = False
 
@@ -76,4 +78,11 @@ cdef int cow_start(int how) noexcept nogil:
 
 
 cdef void cow_break(const void *addr, size_t n) noexcept nogil:
-    cow_plain_break(<const uint8_t *>addr, n)
+    cdef size_t page = page_size()
+    cdef size_t at = <size_t>addr & ~(page - 1)
+    if not (cow_file_any() or cow_plain_any()):
+        return
+    while at < <size_t>addr + n:
+        while answer(<void *>at) < 0:
+            cpu_relax()
+        at += page

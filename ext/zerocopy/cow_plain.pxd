@@ -23,8 +23,6 @@ cdef mblk *cow_plain_share(cow_owner *o, arena *a, uint8_t *addr, uint32_t *n, u
                            int *err) noexcept nogil
 # As fault_fn; takes fault_lock, and with that free the owners' locks.
 cdef int cow_plain_fault(uint8_t *page) noexcept nogil
-# The same for what lies in n bytes, so that nothing of it is protected. Not under an owner's lock.
-cdef void cow_plain_break(const uint8_t *addr, size_t n) noexcept nogil
 cdef bint cow_plain_any() noexcept nogil        # under fault_lock: whether anything is protected
 cdef void cow_plain_break_all() noexcept nogil
 cdef void cow_plain_forked() noexcept nogil     # in the child

@@ -335,16 +335,6 @@ cdef int cow_plain_fault(uint8_t *page) noexcept nogil:
         owner_unref(o)
 
 
-cdef void cow_plain_break(const uint8_t *addr, size_t n) noexcept nogil:
-    cdef size_t page = page_size()
-    cdef uint8_t *at = <uint8_t *>(<size_t>addr & ~(page - 1))
-    if listed == 0:
-        return
-    while at < addr + n:
-        cow_plain_fault(at)
-        at += page
-
-
 cdef bint cow_plain_any() noexcept nogil:
     return listed != 0
 
