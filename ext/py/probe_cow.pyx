@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uintptr_t
 
-from ustack._core.sys.fault cimport fault_lock, fault_strange, fault_unlock
+from ustack._core.sys.fault cimport fault_lock, fault_unlock
 from ustack._core.zerocopy.cow_file cimport cow_file, cow_file_any, cow_file_find, cow_file_unref
 from ustack._core.zerocopy.cow_plain cimport cow_plain_any
 from ustack._core.sys.memory cimport page_size
@@ -28,8 +28,3 @@ def anything_protected() -> tuple[bool, bool]:
     r = cow_file_any() != 0, cow_plain_any() != 0
     fault_unlock()
     return r
-
-
-def strange() -> int:
-    """Faults told of that were nobody's."""
-    return fault_strange()

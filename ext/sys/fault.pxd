@@ -16,7 +16,7 @@ cdef enum:
     FAULT_MPROTECT = 1
     FAULT_USERFAULTFD = 2
 
-# 1: the page can be written now; 0: not ours; -1: ask again in a moment.
+# 1: the page can be written now; 0: not ours, or not any more: what was protected is lifted; -1: ask again in a moment.
 ctypedef int (*fault_fn)(void *page) noexcept nogil
 # A range was moved by mremap(2), and stays protected where it is now. Only userfaultfd tells.
 ctypedef void (*moved_fn)(void *before, void *now, size_t n) noexcept nogil
@@ -36,8 +36,6 @@ cdef int fault_attend() noexcept nogil
 # Whole pages. 0 or -errno; then none of them is protected, or (mprotect) they may be in part: lift them.
 cdef int fault_protect(void *base, size_t n) noexcept nogil
 cdef int fault_lift(void *base, size_t n) noexcept nogil
-# Faults that were told of and nobody's; their pages were lifted.
-cdef long fault_strange() noexcept nogil
 # What to call around fork(2); `child` is to begin with fault_forked.
 cdef int fault_at_fork(fork_fn before, fork_fn parent, fork_fn child) noexcept nogil
 cdef void fault_forked() noexcept nogil

@@ -10,7 +10,6 @@ cdef extern from "fault_sys.h" nogil:
     int us_fault_attend()
     int us_fault_protect(void *base, size_t n)
     int us_fault_lift(void *base, size_t n)
-    long us_fault_strange()
     int us_fault_at_fork(fork_fn before, fork_fn parent, fork_fn child)
     void us_fault_forked()
 
@@ -41,10 +40,6 @@ cdef int fault_protect(void *base, size_t n) noexcept nogil:
 
 cdef int fault_lift(void *base, size_t n) noexcept nogil:
     return us_fault_lift(base, n)
-
-
-cdef long fault_strange() noexcept nogil:
-    return us_fault_strange()
 
 
 cdef int fault_at_fork(fork_fn before, fork_fn parent, fork_fn child) noexcept nogil:

@@ -49,7 +49,6 @@ static moved_fn fault_moved;
 static struct sigaction fault_before;        /* whose SIGSEGV it was */
 static int32_t fault_word;                   /* the lock below: 0 free, 1 held, 2 and somebody sleeps */
 static long fault_generation;                /* how many faults were answered */
-static long fault_strange;                   /* faults told of that were nobody's */
 static __thread uintptr_t fault_last_at __attribute__((tls_model("initial-exec")));
 static __thread long fault_last_generation __attribute__((tls_model("initial-exec")));
 static __thread int fault_passing __attribute__((tls_model("initial-exec")));
@@ -185,14 +184,9 @@ static void *fault_serve(void *arg)
     if (m.event != UFFD_EVENT_PAGEFAULT)
       continue;
     void *page = (void *)((uintptr_t)m.arg.pagefault.address & ~(uintptr_t)(fault_page - 1));
-    int r;
-    while ((r = fault_answer(page)) < 0)
+    while (fault_answer(page) < 0)
       fault_pause();
-    if (!r) {
-      __atomic_add_fetch(&fault_strange, 1, __ATOMIC_RELAXED);
-      fault_writeprotect(page, fault_page, 0);
-    }
-    fault_wake(page, fault_page);
+    fault_wake(page, fault_page);            /* also if it is nobody's any more: let go of since, and lifted */
   }
 }
 
@@ -292,8 +286,6 @@ static int us_fault_lift(void *base, size_t n)
     return fault_writeprotect(base, n, 0);   /* and wakes who waits */
   return -ENOSYS;
 }
-
-static long us_fault_strange(void) { return __atomic_load_n(&fault_strange, __ATOMIC_RELAXED); }
 
 /* In a child process there is no thread of ours, and nothing of its memory is watched. */
 static void us_fault_forked(void)

@@ -16,12 +16,16 @@ from ustack._core.zerocopy.cow_plain cimport (
 cdef bint watching_forks = False
 
 
-cdef int answer(void *page) noexcept nogil:
+cdef int ask(void *page, bint met) noexcept nogil:
     cdef int r
     fault_lock()
     r = cow_file_fault(<uint8_t *>page)
     fault_unlock()
-    return r if r != 0 else cow_plain_fault(<uint8_t *>page)
+    return r if r != 0 else cow_plain_fault(<uint8_t *>page, met)
+
+
+cdef int answer(void *page) noexcept nogil:
+    return ask(page, True)
 
 
 cdef void moved(void *before, void *now, size_t n) noexcept nogil:
@@ -83,6 +87,6 @@ cdef void cow_break(const void *addr, size_t n) noexcept nogil:
     if not (cow_file_any() or cow_plain_any()):
         return
     while at < <size_t>addr + n:
-        while answer(<void *>at) < 0:
+        while ask(<void *>at, False) < 0:
             cpu_relax()
         at += page

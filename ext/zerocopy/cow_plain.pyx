@@ -10,7 +10,7 @@ from ustack._core.mem.arena cimport arena, arena_reap
 from ustack._core.mem.mblk cimport DB_READONLY, dblk, esballoc, freemsg, mblk
 from ustack._core.mem.repoint cimport dblk_repoint
 from ustack._core.sys.fault cimport (
-    FAULT_MPROTECT, fault_lift, fault_lock, fault_mechanism, fault_protect, fault_unlock)
+    FAULT_MPROTECT, FAULT_USERFAULTFD, fault_lift, fault_lock, fault_mechanism, fault_protect, fault_unlock)
 from ustack._core.sys.memory cimport MAP_PRIVATE, PROT_READ, PROT_WRITE, mem_map, page_size
 from ustack._core.zerocopy.cow_owner cimport cow_owner, owner_book_fault, owner_unref
 
@@ -299,7 +299,7 @@ cdef bint release_page(uint8_t *page) noexcept nogil:
     return True
 
 
-cdef int cow_plain_fault(uint8_t *page) noexcept nogil:
+cdef int cow_plain_fault(uint8_t *page, bint met) noexcept nogil:
     cdef bint ours = False
     cdef cow_owner *o
     cdef int32_t k
@@ -311,7 +311,8 @@ cdef int cow_plain_fault(uint8_t *page) noexcept nogil:
         if k == NONE:
             if entries != NULL and release_page(page):
                 ours = True
-            elif ours:
+            elif ours or (met and fault_mechanism() == FAULT_USERFAULTFD):
+                # Let go of while the fault was on its way. Under the lock: nobody protects it anew meanwhile.
                 fault_lift(page, page_size())
             fault_unlock()
             return ours
@@ -347,7 +348,7 @@ cdef void cow_plain_break_all() noexcept nogil:
         page = entries[k].page if entries[k].state == HELD or entries[k].state == IDLE else NULL
         fault_unlock()
         if page != NULL:
-            cow_plain_fault(page)
+            cow_plain_fault(page, False)
 
 
 cdef void cow_plain_forked() noexcept nogil:
