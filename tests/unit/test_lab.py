@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ustack._lab import bench, copies, copying, form, packets, pages, pictures, report, run
+from ustack._lab import bench, copies, copying, dark, form, packets, pages, pictures, programs, report, run, ways
 from ustack._lab.form import CONFIRMED, NOT_MEASURABLE, REFUTED, Band, Claim, Column, Experiment
 from ustack._lab.progress import Progress
 from ustack._lab.registry import ABSENT, EXPERIMENTS, choose
@@ -149,8 +149,8 @@ def test_a_copy_has_to_cost_half_a_memcpy():
 
 def test_copies_of_a_ledger():
     booked = {"tx.copy": (100, 1), "file.read": (100, 1), "tx.fused": (100, 1), "device.tx": (150, 2)}
-    assert copies.copies_of(booked, 100) == {"cpu_copies": 2.0, "device_copies": 1.5}
-    assert copies.sum_of({"a": (1, 2)}, {"a": (3, 4), "b": (5, 6)}) == {"a": (4, 6), "b": (5, 6)}
+    assert ways.copies_of(booked, 100) == {"cpu_copies": 2.0, "device_copies": 1.5}
+    assert ways.sum_of({"a": (1, 2)}, {"a": (3, 4), "b": (5, 6)}) == {"a": (4, 6), "b": (5, 6)}
 
 
 def test_the_checksum_s_share_decides_per_configuration():
@@ -329,11 +329,43 @@ def test_a_cheap_experiment_runs(tmp_path, monkeypatch, capsys):
     assert "rule: " in capsys.readouterr().out
 
 
-def test_copies_are_counted_over_memory():
-    with copies.over_memory() as samples:
+@pytest.mark.parametrize(("bed", "expected"), [
+    (ways.over_memory, {"read_write": 2, "mmap_write": 1, "sendfile": 1, "write": 1, "cow": 0}),
+    (ways.by_fbufs, {"fbuf": 0, "fbuf_copy": 1}),
+    (ways.through_a_middle, {"splice": 0, "recv_send": 2}),
+], ids=["memory", "channel", "middle"])
+def test_copies_are_counted(bed, expected):
+    with bed() as samples:
         rows = {s.technique: s.row([s.run(0.0)]) for s in samples}
-    assert {t: row["cpu_copies"] for t, row in rows.items()} == {
-        "read_write": 2, "mmap_write": 1, "sendfile": 1, "write": 1}
+    assert {t: row["cpu_copies"] for t, row in rows.items()} == expected
     for row in rows.values():
         assert {"technique", "link", "cpu_copies", "device_copies", "ns_per_byte", "proof"} <= set(row)
         assert row["proof"] in ("ledger", "identity", "prot_none")
+        assert row["expected"] == row["cpu_copies"]
+
+
+@pytest.mark.parametrize("technique", dark.PROOFS)
+def test_a_technique_sends_what_its_process_cannot_read(technique):
+    assert dark.proves(technique)
+
+
+def test_not_every_technique_does():
+    assert not dark.proves("write")
+
+
+def test_zeros_need_a_proof():
+    rows = [copy_row("cow", 0, proof="ledger"), copy_row("cow", 0, proof="prot_none"),
+            copy_row("direct", 0, proof="ledger"), copy_row("recv_flip", 0, proof="identity"),
+            copy_row("write", 1, proof="ledger")]
+    claim = next(c for c in copies.E1.claims if c.number == "E1b")
+    assert {f.where: f.verdict for f in claim.findings(rows)} == {
+        "cow": CONFIRMED, "direct": REFUTED, "recv_flip": CONFIRMED}
+
+
+def test_ends_that_fall_out_of_step_end_the_experiment():
+    """A way that fails is left out otherwise; here the other end would wait for it for ever."""
+    def breaks(how):
+        raise TimeoutError("nobody answers")
+
+    with pytest.raises(RuntimeError, match="nobody answers"):
+        bench.Lab(quick=True).in_turn({"x": lambda: programs.in_step(breaks, "x")})

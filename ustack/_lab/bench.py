@@ -52,17 +52,20 @@ class Lab:
             self.known[experiment.number] = experiment.run(self)
         return self.known.get(experiment.number, [])
 
-    def in_turn(self, what: Mapping[str, Callable[[], T]], warm: int = 1) -> dict[str, list[T]]:
-        """``repeats`` values of each (numbers, or two as a complex one): one after the other in each round,
-        another one first each time.
+    def in_turn(
+        self, what: Mapping[str, Callable[[], T]], warm: int = 1, rounds: int | None = None
+    ) -> dict[str, list[T]]:
+        """``repeats`` values of each (numbers, or two as a complex one), or ``rounds``: one after the other in each
+        round, another one first each time.
 
         What raises CannotMeasure or OSError is left out, and the reason kept in ``missing``.
         """
         found: dict[str, list[T]] = {name: [] for name in what}
         names = list(what)
-        for k in range(-warm, self.repeats):
+        rounds = rounds or self.repeats
+        for k in range(-warm, rounds):
             if k > 0 and time.monotonic() > self.until:
-                self.missing["repeats"] = f"some of {self.repeats} were left out: the experiment took too long"
+                self.missing["repeats"] = f"some of {rounds} were left out: the experiment took too long"
                 break
             start = k % len(names) if names else 0
             for name in [*names[start:], *names[:start]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ustack._bench.worker import difference
 from ustack._core.py import bench_lab
-from ustack._lab import copies
+from ustack._lab import ways
 from ustack._lab.bench import FAR, NEAR, CannotMeasure, Lab, beside, connected, file_of, loopback_pair, tap_connection
 from ustack._lab.copying import clock_rate
 from ustack._lab.form import Band, Claim, Column, Experiment, Finding, Plot, Row, in_band, measured, number, verdict_of
@@ -31,7 +31,7 @@ def measure_flatten(lab: Lab) -> list[Row]:
     rows: list[Row] = []
     data, buffer = bytes(CHUNK), bytearray(CHUNK)
     with contextlib.ExitStack() as held:
-        ways: dict[str, Callable[[], float]] = {}
+        runs: dict[str, Callable[[], float]] = {}
         booked: dict[str, tuple[Any, dict[str, tuple[int, int]]]] = {}
         sent = dict.fromkeys(GATHERS, 0)
         for most in GATHERS:
@@ -42,18 +42,19 @@ def measure_flatten(lab: Lab) -> list[Row]:
             a, b = held.enter_context(connected(near, far))
 
             def one(most: int = most, a: Any = a, b: Any = b) -> float:
-                n, seconds = 0, lab.pick(0.05, 0.02)
-                end, used = time.perf_counter() + seconds, bench_lab.cpu_ns()
+                n, spent, end = 0, 0, time.perf_counter() + lab.pick(0.02, 0.01)
                 while time.perf_counter() < end:
+                    used = bench_lab.cpu_ns()
                     a.sendall(data)
-                    copies.take(b, CHUNK, buffer)
+                    spent += bench_lab.cpu_ns() - used
+                    ways.take(b, CHUNK, buffer)
                     n += CHUNK
                 sent[most] += n
-                return (bench_lab.cpu_ns() - used) / n
+                return spent / n
 
-            ways[str(most)] = one
+            runs[str(most)] = one
             booked[str(most)] = near, near.ledger()
-        found = lab.in_turn(ways)
+        found = lab.in_turn(runs, rounds=3 * lab.repeats)
         for most in GATHERS:
             if str(most) not in found:
                 continue
@@ -77,7 +78,7 @@ def _flattened(rows: Sequence[Row]) -> list[Finding]:
 E6 = Experiment(
     "E6", "flattening for a device that cannot gather",
     "a stream over SharedMemory links whose devices gather at most so many pieces into a packet: a packet of more is "
-    "copied together first. CPU time of one thread that writes and reads, for a byte; flattened: bytes copied for "
+    "copied together first. CPU time of the thread in its calls that send, for a byte; flattened: bytes copied for "
     "that reason, for each byte sent; what that costs is the difference to the device that gathers most.",
     (Column("max_sg", "gathers"), Column("ns_per_byte", "ns/B"), Column("flattened", "flattened"),
      Column("ns_per_kb", "flattening 1 KB", "ns")),
@@ -115,24 +116,24 @@ def pollution(lab: Lab) -> list[Row]:
         return chase.run(1)
 
     with file_of(total) as file:
-        ways: dict[str, Callable[[], object]] = {"nothing sent": lambda: None}
+        runs: dict[str, Callable[[], object]] = {"nothing sent": lambda: None}
         with contextlib.ExitStack() as held:
             a, b = held.enter_context(loopback_pair())
             held.enter_context(beside(partial(bench_lab.drain, b.fileno())))
             held.callback(a.shutdown, 1)
             for how, name in (("read", "kernel, loopback: read + write"), ("sendfile", "kernel, loopback: sendfile")):
                 way: Any = how
-                ways[name] = partial(bench_lab.send_file, way, file, total, a.fileno(), CHUNK, total)
+                runs[name] = partial(bench_lab.send_file, way, file, total, a.fileno(), CHUNK, total)
             try:
                 _net, s, kernel = held.enter_context(tap_connection())
                 held.enter_context(beside(partial(bench_lab.drain, kernel.fileno())))
                 held.callback(s.close)
                 for how, name in (("read", "ustack, TAP: read + write"), ("copy", "ustack, TAP: sendfile, copying"),
                                   ("gather", "ustack, TAP: sendfile, gather")):
-                    ways[name] = partial(s.sendfile, file, 0, total, how=how)
+                    runs[name] = partial(s.sendfile, file, 0, total, how=how)
             except CannotMeasure as e:
                 lab.missing["TAP"] = str(e)
-            found = lab.in_turn({name: partial(after, send) for name, send in ways.items()}, warm=0)
+            found = lab.in_turn({name: partial(after, send) for name, send in runs.items()}, warm=0)
     for name, values in found.items():
         row: Row = {"after": name, **measured("load_ns", values)}
         rows.append(row)
@@ -214,14 +215,14 @@ def measure_splice(lab: Lab) -> list[Row]:
                     s.close()
         except CannotMeasure as e:
             lab.missing["TAP"] = str(e)
-    with copies.through_a_middle() as samples:
-        ways = {{"recv_send": "read + write, 64 KiB"}.get(x.technique, x.technique): x for x in samples}
+    with ways.through_a_middle() as samples:
+        relays = {{"recv_send": "read + write, 64 KiB"}.get(x.technique, x.technique): x for x in samples}
 
-        def many(sample: copies.Sample) -> None:
-            for _ in range(SPLICED // CHUNK):
+        def many(sample: ways.Sample) -> None:
+            for _ in range(SPLICED // ways.RELAYED):
                 sample.once()
 
-        rows += compare(lab, "TCP to TCP", SPLICED, {name: partial(many, x) for name, x in ways.items()})
+        rows += compare(lab, "TCP to TCP", SPLICED, {name: partial(many, x) for name, x in relays.items()})
     return rows
 
 

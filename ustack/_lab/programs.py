@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from itertools import cycle
+from typing import Any, TypeVar
 
 from ustack._core.py import bench_lab
 from ustack._lab.bench import CannotMeasure, Lab, beside, file_of, tap_connection
@@ -15,63 +19,87 @@ from ustack._lab.form import Band, Claim, Column, Experiment, Finding, Plot, Row
 
 from ustack._lab.form import rising, verdict_of  # isort: skip
 
-NOT_HERE = "not in this build"
+T = TypeVar("T")
 PAGE = bench_lab.PAGE
 
 
 # --- E16 --------------------------------------------------------------------------------------------------------------
 
-# What the paper calls it: (place in its order, how it is done here).
+# What the paper calls it: (place in its order, the kind of its pools, whether each has a pool of its own).
 VARIANTS = {
-    "cached, volatile": (1, "volatile"), "cached": (3, "protected"), "plain": (4, "once"), "copy": (6, "copy"),
-    "UNIX socket": (7, "socket"),
+    "cached, volatile": (1, "volatile", False), "volatile": (2, "volatile", True), "cached": (3, "protected", False),
+    "plain": (4, "protected", True), "copy": (6, "copy", False), "UNIX socket": (7, "socket", False),
 }  # fmt: skip
 ORDER = "cached and volatile < volatile < cached <= plain < COW < copy"
 SIZES = (4 << 10, 64 << 10, 1 << 20)
 FBUF_TURNS, EACH = 1, 400  # EACH is that of the other end
+PATIENCE = 20.0  # seconds for EACH transfers
 
 
 def measure_fbufs(lab: Lab) -> list[Row]:
     """Rows by variant and size: two processes on two CPUs; nobody touches the bytes."""
-    try:
-        from ustack import fbufs
-        from ustack._bench import fbufs as ends
-    except ImportError:
-        raise CannotMeasure(NOT_HERE) from None
+    from ustack._bench import fbufs as ends
+
     if lab.other_cpu is None:
         raise CannotMeasure("the two ends need a CPU each")
     rows: list[Row] = []
     for size in lab.pick(SIZES, SIZES[1:2]):
         with ends.near_end(size, lab.cpu, lab.other_cpu) as (near, process):
-
-            def one(how: str, near: Any = near, process: Any = process, size: int = size) -> float:
-                kind = "socket" if how == "socket" else "copy" if how == "copy" else "fbuf"
-                ends.tell(process, kind, False, FBUF_TURNS)
-                began = time.perf_counter_ns()
-                if how == "once":
-                    for _ in range(EACH):
-                        near.channel.send(fbufs.Pool(size, once=True).alloc())
-                elif kind == "fbuf":
-                    near.fbuf(how, False)
-                else:
-                    getattr(near, how)(False)
-                near.plain.recv(1)
-                return (time.perf_counter_ns() - began) / EACH
-
-            found = lab.in_turn({name: partial(one, how) for name, (_, how) in VARIANTS.items()})
+            near.plain.settimeout(PATIENCE)
+            one = partial(in_step, partial(hand_over, near, process, size))
+            found = lab.in_turn({name: partial(one, *how) for name, (_, *how) in VARIANTS.items()})
         for name, values in found.items():
             rows.append({
                 "variant": name, "place": VARIANTS[name][0], "size": size, **measured("ns", values),
                 **measured("ns_per_page", [v / (size / PAGE) for v in values]),
             })  # fmt: skip
-    lab.missing["volatile, not cached; COW"] = "this version has no such pools (COW of one process: E13)"
+    lab.missing["COW"] = "no kernel interface lends pages of one process to another so (within a process: E13)"
     return rows
+
+
+def in_step(act: Callable[..., T], *how: Any) -> T:
+    """What two ends do together. One that fails leaves the other waiting: there is no going on with a next way."""
+    try:
+        return act(*how)
+    except OSError as e:
+        raise RuntimeError(f"{how}: {e}") from e
+
+
+def hand_over(near: Any, process: Any, size: int, kind: str, once: bool) -> float:
+    """ns for a buffer, from here to the other process, and back to its pool."""
+    from ustack import fbufs
+    from ustack._bench import fbufs as ends
+
+    copied = kind in ("copy", "socket")
+    ends.tell(process, kind if copied else "fbuf", False, FBUF_TURNS)
+    began = time.perf_counter_ns()
+    if once:
+        for _ in range(EACH):
+            introduce(near.channel, fbufs.Pool(size, once=True, kind=kind).alloc())
+    elif copied:
+        getattr(near, kind)(False)
+    else:
+        near.fbuf(kind, False)
+    near.plain.recv(1)
+    return (time.perf_counter_ns() - began) / EACH
+
+
+def introduce(channel: Any, f: Any) -> None:
+    """Send a buffer whose pool the other side does not know; it can know so many at a time, and has to catch up."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return channel.send(f)  # type: ignore[no-any-return]
+        except OSError as e:
+            if e.errno != errno.ENOSPC or time.monotonic() > end:
+                raise
+            channel.collect()
 
 
 def _order(rows: Sequence[Row]) -> list[Finding]:
     found = []
     for size in sorted({r["size"] for r in rows}):
-        found += rising("ns_per_page", "place", f"{size} B, of those measured", size=size, place=(1, 3, 4, 6))(rows)
+        found += rising("ns_per_page", "place", f"{size} B, of those measured", size=size, place=(1, 2, 3, 4, 6))(rows)
     return found
 
 
@@ -79,9 +107,9 @@ E16 = Experiment(
     "E16", "fbufs between two processes",
     "a buffer goes from one process to another on the other CPU and comes back to its pool; nobody touches the "
     "bytes, but \"copy\" copies them into shared memory and out of it, and the socket does. Python API; ns for a "
-    "whole buffer and for each page of 4 KiB. Cached: the buffers of a pool that both have mapped. Volatile: the "
-    "producer could still write; else its right to write goes away at each transfer (mprotect). Plain: a memory file "
-    "for each buffer, sealed, mapped and unmapped by both.",
+    "whole buffer and for each page of 4 KiB. Cached: the buffers of a pool that both have mapped; else each is a "
+    "memory file of its own, made, mapped and unmapped for one transfer. Volatile: the producer could still write; "
+    "else its right to write goes away at each transfer (mprotect), and where that is for good (plain) by a seal.",
     (Column("variant", "variant"), Column("size", "bytes"), Column("ns", "a buffer", "ns"),
      Column("ns_per_page", "a page", "ns"), Column("place", "place in the claim")),
     (Claim("X7", f"for a page: {ORDER}", "the medians are in that order, for each size", _order),),
@@ -97,14 +125,13 @@ FILE_PIECE = 64 << 10
 
 def measure_file(lab: Lab) -> list[Row]:
     """A file read into fbufs and handed over, against one that is read and written to a socket."""
-    try:
-        from ustack._bench import fbufs as ends
-    except ImportError:
-        raise CannotMeasure(NOT_HERE) from None
+    from ustack._bench import fbufs as ends
+
     if lab.other_cpu is None:
         raise CannotMeasure("the two ends need a CPU each")
     total = EACH * FILE_PIECE
     with file_of(4 << 20) as file, ends.near_end(FILE_PIECE, lab.cpu, lab.other_cpu) as (near, process):
+        near.plain.settimeout(PATIENCE)
 
         def one(how: str) -> complex:
             began, used = time.perf_counter_ns(), time.process_time_ns() + cpu_of(process.pid)
@@ -125,7 +152,7 @@ def measure_file(lab: Lab) -> list[Row]:
             return complex(spent, time.process_time_ns() + cpu_of(process.pid) - used)
 
         ways = {"read + write": "socket", "fbufs, volatile": "volatile", "fbufs, protected": "protected"}
-        found = lab.in_turn({name: partial(one, how) for name, how in ways.items()})
+        found = lab.in_turn({name: partial(in_step, one, how) for name, how in ways.items()})
     rows: list[Row] = []
     for name, values in found.items():
         row: Row = {
@@ -171,10 +198,8 @@ E17 = Experiment(
 
 def measure_receives(lab: Lab) -> list[Row]:
     """Receives posted before the data, late ones, and loaned buffers, by how many packets come late."""
-    try:
-        from ustack._bench.direct import experiment_e20
-    except ImportError:
-        raise CannotMeasure(NOT_HERE) from None
+    from ustack._bench.direct import experiment_e20
+
     runs: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
     for _ in range(lab.repeats):
         for one in experiment_e20(lab.pick(4_000_000, 1_000_000)):
@@ -218,39 +243,38 @@ SO_ZEROCOPY = 60
 
 
 class Direct:
-    """Sends with completion from a ring of registered buffers over a socket."""
+    """Sends with completion from a ring of buffers, which are registered, over a socket.
 
-    def __init__(self, s: Any, size: int, memory: Callable[[int], Any] = bytearray) -> None:
-        import socket
+    other: one that sends over the same socket. It is the socket that tells of completions, so both count as one.
+    """
 
+    def __init__(self, s: Any, buffers: Sequence[Any], other: Direct | None = None) -> None:
         from ustack import register
 
-        self.s, self.size, self.at, self.under_way = s, size, 0, 0
+        self.s, self.ring, self.most = s, cycle(buffers), min(len(buffers), RING) - 1
+        self.under_way: Counter[str] = other.under_way if other else Counter()
         s.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
-        self.buffers = [memory(size) for _ in range(RING)]
-        self.held = [register(b) for b in self.buffers]
+        self.held = [register(b) for b in buffers]
         self.copied = False
 
     def send(self) -> None:
         """One of the buffers, waiting until it is free."""
-        if self.under_way >= RING - 1:
+        if self.under_way["sends"] >= self.most:
             self.collect(5.0)
-        self.s.sendall(self.buffers[self.at % RING], zerocopy=True)
-        self.at += 1
-        self.under_way += 1
+        self.s.sendall(next(self.ring), zerocopy=True)
+        self.under_way["sends"] += 1
 
     def collect(self, timeout: float) -> None:
         """Take the completions that are there, at least one."""
         for low, high, copied in self.s.completions(timeout):
-            self.under_way -= ((high - low) & 0xFFFFFFFF) + 1
+            self.under_way["sends"] -= ((high - low) & 0xFFFFFFFF) + 1
             self.copied |= copied
 
     def end(self) -> None:
         """Wait until all are free."""
-        while self.under_way > 0:
-            before = self.under_way
+        while (before := self.under_way["sends"]) > 0:
             self.collect(5.0)
-            if self.under_way == before:
+            if self.under_way["sends"] == before:
                 raise CannotMeasure("a completion does not come")
 
     def close(self) -> None:
@@ -261,16 +285,12 @@ class Direct:
 
 def measure_completions(lab: Lab) -> list[Row]:
     """Rows by size: copied, in place with completions, in place and waited for; over a TAP."""
-    import ustack
-
-    if not hasattr(ustack, "register"):
-        raise CannotMeasure(NOT_HERE)
     rows: list[Row] = []
     with tap_connection() as (_net, s, kernel), beside(partial(bench_lab.drain, kernel.fileno())):
         try:
             for size in lab.pick(SENDS, QUICK_SENDS):
                 count = lab.turns(3000 + size / 5, 0.02, least=RING)
-                direct, data = Direct(s, size), bytearray(size)
+                direct, data = Direct(s, [bytearray(size) for _ in range(RING)]), bytearray(size)
 
                 def timed(act: Callable[[], object], count: int = count, direct: Direct = direct) -> float:
                     used = bench_lab.cpu_ns()
@@ -323,13 +343,26 @@ EXPERIMENTS = (E16, E17, E20, E21)
 
 
 @contextlib.contextmanager
+def fbufs_received(size: int, count: int) -> Iterator[list[Any]]:
+    """For E1: fbufs that were handed over through a channel, to be read where they lie."""
+    from ustack import fbufs
+
+    one, other = fbufs.pair()
+    with one, other:
+        pool = fbufs.Pool(size, count)
+        got = []
+        for _ in range(count):
+            one.send(pool.alloc())
+            got.append(other.recv(PATIENCE))
+        yield got
+
+
+@contextlib.contextmanager
 def handed_over(size: int) -> Iterator[tuple[Callable[[bool], int], Callable[[], dict[str, tuple[int, int]]], bool]]:
     """For E1: a function that hands an fbuf from one channel of this process to another (copying into it first, or
     not), the ledger of fbufs, and whether what arrives is where it was."""
-    try:
-        from ustack import fbufs
-    except ImportError:
-        raise CannotMeasure(NOT_HERE) from None
+    from ustack import fbufs
+
     one, other = fbufs.pair()
     with one, other:
         pool, data = fbufs.Pool(size, 16, kind="volatile"), bytes(size)

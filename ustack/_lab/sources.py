@@ -10,7 +10,6 @@ from typing import Any
 
 from ustack._core.py import bench_lab
 from ustack._lab.bench import CannotMeasure, Lab, beside, file_of, loopback_pair, tap_connection
-from ustack._lab.copies import FILES
 from ustack._lab.form import (
     Band,
     Claim,
@@ -24,6 +23,7 @@ from ustack._lab.form import (
     measured,
     verdict_of,
 )
+from ustack._lab.ways import FILES
 
 PIECE = 64 << 10
 
