@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import math
+import operator
 import os
 import signal
 import socket
@@ -28,10 +31,41 @@ def _end(thing: Any) -> Any:
     """A stack's socket, or the descriptor of what has one."""
     if isinstance(thing, Socket):
         return thing
-    number = thing if isinstance(thing, int) else thing.fileno()
+    number = thing if isinstance(thing, int) else thing.fileno() if hasattr(thing, "fileno") else None
     if not isinstance(number, int):
-        raise TypeError(f"a stream socket of a stack, or something with a descriptor, not {type(thing).__name__}")
+        raise TypeError(f"an end is a stream socket of a stack, or has a descriptor: not a {type(thing).__name__}")
     return number
+
+
+def _position(thing: Any) -> int | None:
+    """Where a file object stands, whose descriptor may be ahead of it; None: its descriptor tells."""
+    if isinstance(thing, (int, Socket)) or not hasattr(thing, "tell") or "b" not in getattr(thing, "mode", "b"):
+        return None
+    try:
+        position: int = thing.tell()
+    except OSError:         # a pipe
+        return None
+    return position
+
+
+def _stand(thing: Any, number: int, position: int) -> None:
+    """Behind what was read of it."""
+    if _position(thing) is not None:
+        thing.seek(position)
+    else:
+        os.lseek(number, position, os.SEEK_SET)
+
+
+def _prepare(source: Any, sink: Any) -> None:
+    """Objects that buffer: what was written to them goes before what is spliced."""
+    for thing in (source, sink):
+        if not isinstance(thing, (int, Socket)) and hasattr(thing, "flush"):
+            thing.flush()
+
+
+def _own(end: Any) -> Any:
+    """For a thread, a descriptor of its own: the number of one that is closed meanwhile may be another file's."""
+    return os.dup(end) if isinstance(end, int) else end
 
 
 def _in_engine(source: Any, sink: Any) -> bool:
@@ -65,19 +99,41 @@ class Splice:
             told = self._told if owner is not None or callback is not None else None
             self._relay = Relay(source, sink, count, idle_ns=int(idle * 1e9), pass_end=pass_end, callback=told)
             return
-        self._transfer = Transfer(source, sink, count, offset=offset, timeout_ns=-1, piece=piece)
-        self._pass_end, self._sink = pass_end, sink
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._pass_end = pass_end
+        self._ends: list[Any] = []
+        self._source = source if offset is None else None       # which is to stand behind what was taken
+        try:
+            self._ends = [_own(_end(source))]
+            self._ends.append(_own(_end(sink)))
+            start = _position(source) if offset is None else offset
+            self._transfer = Transfer(self._ends[0], self._ends[1], count, offset=start, timeout_ns=-1, piece=piece)
+            self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except BaseException:
+            self._let_go()
+            raise
         self._over = threading.Event()
         threading.Thread(target=self._run, args=(self._transfer,), name="ustack.splice", daemon=True).start()
+
+    def _let_go(self) -> None:
+        """Of the descriptors."""
+        while self._ends:
+            end = self._ends.pop()
+            if isinstance(end, int):
+                os.close(end)
 
     def _run(self, transfer: Transfer) -> None:
         try:
             transfer.run()
-            if self._pass_end and not transfer.cancelled and isinstance(self._sink, Socket):
-                self._sink.shutdown(1)
+            sink = self._ends[1]
+            if self._pass_end and not transfer.cancelled and isinstance(sink, Socket):
+                sink.shutdown(1)
         except BaseException as error:
             self._error = error
+        if self._source is not None and transfer.position >= 0:
+            with contextlib.suppress(OSError, ValueError):      # closed meanwhile
+                _stand(self._source, self._ends[0], transfer.position)
+        self._source = None
+        self._let_go()
         self._over.set()
         os.eventfd_write(self._event, 1)
         self._told()
@@ -204,18 +260,25 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
     spliced already. A blocking call ends with the sockets' timeout, and BlockingIOError where that is 0 and nothing
     moved.
     """
-    if count < SPLICE_EOF:
+    if (count := operator.index(count)) < SPLICE_EOF:
         raise ValueError("a count is a number of bytes, or SPLICE_EOF")
-    if idle is not None and idle <= 0:
+    if idle is not None and not idle > 0:
         raise ValueError("idle is a number of seconds above 0")
     _check_owner(owner)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is called with the splice: a {type(callback).__name__} cannot be")
     if idle is not None and not _in_engine(source, sink):
         raise ValueError("idle= is for two sockets of one stack")
     if wait and (owner is not None or callback is not None):
         raise ValueError("owner= and callback= tell of a splice that nobody waits for: wait=False")
     if high_water is not None and high_water < 1:
         raise ValueError("high_water is a number of bytes, at least 1")
-    source, sink = _end(source), _end(sink)
+    if offset is not None and isinstance(source, Socket):
+        raise OSError(errno.ESPIPE, "a socket has no offsets")
+    if idle == math.inf:
+        idle = None
+    _end(source), _end(sink)
+    _prepare(source, sink)
     piece = high_water or PIECE
     if high_water and isinstance(sink, Socket):
         sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, high_water)
@@ -234,7 +297,8 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
 
 
 def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: bool, timeout: int, piece: int) -> int:
-    transfer = Transfer(source, sink, count, offset=offset, timeout_ns=timeout, piece=piece)
+    start = _position(source) if offset is None else offset
+    transfer = Transfer(_end(source), _end(sink), count, offset=start, timeout_ns=timeout, piece=piece)
     try:
         moved = transfer.run()
     except BlockingIOError as error:
@@ -249,7 +313,7 @@ def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: 
         raise
     finally:
         if offset is None and transfer.position >= 0:
-            os.lseek(source, transfer.position, os.SEEK_SET)
+            _stand(source, _end(source), transfer.position)
     if pass_end and isinstance(sink, Socket):
         sink.shutdown(1)
     return moved
@@ -266,5 +330,5 @@ def tee(source: Socket, sink: Any, count: int = 1 << 20) -> int:
         raise TypeError("tee() looks into the receive queue of a stack's socket")
     if count <= 0:
         raise ValueError("a count is at least 1 byte")
-    sink = _end(sink)
-    return Transfer(source, sink, count, peek=True, timeout_ns=_timeout(source, sink)).run()
+    _prepare(source, sink)
+    return Transfer(source, _end(sink), count, peek=True, timeout_ns=_timeout(source, sink)).run()

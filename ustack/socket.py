@@ -245,12 +245,13 @@ class socket(_Socket):
         raise OSError("a socket of a stack in user space has no descriptor to detach")
 
     def sendfile(
-        self, file: IO[bytes] | int, offset: int | None = 0, count: int | None = None, *,
+        self, file: IO[bytes] | int | None, offset: int | None = 0, count: int | None = None, *,
         headers: Iterable[Any] = (), trailers: Iterable[Any] = (), how: str = "auto",
     ) -> int:
         """Send a file from ``offset`` to its end, or ``count`` bytes; returns how many were sent, headers included.
 
         file: a file opened in binary mode, or a descriptor: of a file, or of a pipe or socket with ``offset=None``.
+        None: headers and trailers alone, as with TransmitFile.
         offset: in bytes; None: from where the descriptor stands, which moves along. Of a file object the position is
         behind what was sent afterwards, as with the standard socket. headers, trailers: buffers that go in front and
         behind, contiguous on the wire.
@@ -285,14 +286,19 @@ class socket(_Socket):
         return _Transfer(None, self, data=data, checksum=checksum, timeout_ns=_wait_ns(self)).run()
 
 
+_ONE = (bytes, bytearray, memoryview, str)
+
+
 def _wait_ns(sock: socket) -> int:
     timeout = sock.gettimeout()
     return -1 if timeout is None else int(timeout * 1e9)
 
 
-def _check_sendfile(sock: socket, file: IO[bytes] | int, offset: int | None, count: int | None) -> None:
+def _check_sendfile(sock: socket, file: IO[bytes] | int | None, offset: int | None, count: int | None) -> None:
     if "b" not in getattr(file, "mode", "b"):
         raise ValueError("file should be opened in binary mode")
+    if file is not None and not isinstance(file, int) and not hasattr(file, "read"):
+        raise TypeError(f"what is sent is a file, a descriptor, or None: not a {type(file).__name__}")
     if sock.type != SOCK_STREAM:
         raise ValueError("only SOCK_STREAM type sockets are supported")
     if count is not None and not isinstance(count, int):
@@ -303,9 +309,11 @@ def _check_sendfile(sock: socket, file: IO[bytes] | int, offset: int | None, cou
         raise OSError(errno.EINVAL, "a negative offset")
 
 
-def _send_file(sock: socket, file: IO[bytes] | int, offset: int | None, count: int | None, headers: Iterable[Any],
-               trailers: Iterable[Any], how: str) -> int:
+def _send_file(sock: socket, file: IO[bytes] | int | None, offset: int | None, count: int | None,
+               headers: Iterable[Any], trailers: Iterable[Any], how: str) -> int:
     _check_sendfile(sock, file, offset, count)
+    if isinstance(headers, _ONE) or isinstance(trailers, _ONE):
+        raise TypeError("headers and trailers are lists of buffers, not one buffer")
     front, tail = ([memoryview(b).cast("B") for b in some] for some in (headers, trailers))
     sent = 0
     try:
@@ -313,12 +321,7 @@ def _send_file(sock: socket, file: IO[bytes] | int, offset: int | None, count: i
             sent += (n := _send_piece(sock, piece, True))
             if n < piece.nbytes:
                 return sent
-        try:
-            number = file if isinstance(file, int) else file.fileno()
-        except (AttributeError, io.UnsupportedOperation):
-            body, whole = _send_read(sock, file, offset, count), True  # type: ignore[arg-type]
-        else:
-            body, whole = _send_number(sock, file, number, offset, count, bool(tail), how)
+        body, whole = _send_body(sock, file, offset, count, bool(tail), how)
         sent += body
         for k, piece in enumerate(tail if whole else ()):
             sent += (n := _send_piece(sock, piece, k + 1 < len(tail)))
@@ -331,6 +334,18 @@ def _send_file(sock: socket, file: IO[bytes] | int, offset: int | None, count: i
         error.moved = sent + getattr(error, "moved", 0)  # type: ignore[attr-defined]
         raise
     return sent
+
+
+def _send_body(sock: socket, file: IO[bytes] | int | None, offset: int | None, count: int | None, more: bool,
+               how: str) -> tuple[int, bool]:
+    """(bytes sent, whether that is all there was to be sent)"""
+    if file is None:
+        return 0, True
+    try:
+        number = file if isinstance(file, int) else file.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        return _send_read(sock, file, offset, count), True  # type: ignore[arg-type]
+    return _send_number(sock, file, number, offset, count, more, how)
 
 
 def _send_piece(sock: socket, piece: memoryview, more: bool) -> int:
@@ -363,7 +378,8 @@ def _send_number(sock: socket, file: IO[bytes] | int, number: int, offset: int |
     finally:
         if transfer.position >= 0:
             if not isinstance(file, int):
-                file.seek(transfer.position)
+                with contextlib.suppress(OSError):      # an offset that no file reaches
+                    file.seek(transfer.position)
             elif offset is None:
                 os.lseek(number, transfer.position, os.SEEK_SET)
     return transfer.moved, whole

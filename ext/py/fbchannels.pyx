@@ -2,6 +2,7 @@
 ``fbpools``."""
 
 import select
+import socket
 
 cimport cython
 from libc.errno cimport EAGAIN, ECONNRESET, ENOSPC, EPERM
@@ -26,6 +27,9 @@ cdef extern from "<errno.h>" nogil:
         ECHILD, EPROTO
 
 
+KINDS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+
+
 class ChannelBroken(ConnectionError):
     """The other side of a channel does not keep its rules: nothing more is sent or received."""
 
@@ -45,6 +49,8 @@ cdef class Channel(End):
 
     def __cinit__(self, sock: object, *, timeout: float | None = 10.0, spin: float = 20e-6):
         cdef int e = 0
+        if not isinstance(sock, socket.socket) or sock.family != socket.AF_UNIX or sock.type not in KINDS:
+            raise ValueError(f"a channel is made over a connected UNIX socket of a stream or of packets, not {sock!r}")
         sock.setblocking(False)
         self.waiting = []
         self.partial = []
@@ -83,8 +89,12 @@ cdef class Channel(End):
         BufferError (exports are alive), ConnectionError.
         """
         cdef fb_descriptor d[FBC_DESCRIPTORS]
-        cdef list parts = [what] if isinstance(what, Fbuf) else list(what.parts)
-        cdef int n = <int>len(parts)
+        cdef list parts
+        cdef int n
+        if not isinstance(what, (Fbuf, Aggregate)):
+            raise TypeError(f"what is sent is an Fbuf or an Aggregate, not a {type(what).__name__}")
+        parts = [what] if isinstance(what, Fbuf) else list(what.parts)
+        n = <int>len(parts)
         if n == 0:
             raise ValueError("the message has no window")
         if n > FBC_DESCRIPTORS:

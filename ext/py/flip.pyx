@@ -116,6 +116,11 @@ def recv_flip(Socket s not None, buffer, Py_ssize_t nbytes, int flags, bint zero
         raise ValueError("recv_flip knows no flags but MSG_DONTWAIT")
     if nbytes < 0:
         raise ValueError("negative buffersize in recv_flip")
+    s.enter()
+    try:
+        s._need(SOCK_TCP, "recv_flip")
+    finally:
+        s.leave()
     PyObject_GetBuffer(buffer, &b, PyBUF_WRITABLE)
     try:
         if nbytes > b.len:
@@ -128,7 +133,6 @@ def recv_flip(Socket s not None, buffer, Py_ssize_t nbytes, int flags, bint zero
             return s.recv_into(buffer, n, flags) if n else 0
         s.enter()
         try:
-            s._need(SOCK_TCP, "recv_flip")
             m = s._take(n, flags)
             if m == NULL:
                 return 0

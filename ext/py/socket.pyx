@@ -87,6 +87,12 @@ cdef object timed_out(ns_t timeout_ns):
     raise TimeoutError("timed out")
 
 
+cdef int alone(object direct, bint zerocopy) except -1:
+    if zerocopy or direct is not False:
+        raise ValueError("cow, direct and zerocopy exclude each other")
+    return 0
+
+
 def _send_cow(*args):
     from ustack._core.py.cow import send_cow
     return send_cow(*args)
@@ -432,6 +438,7 @@ cdef class Socket:
         cdef Py_buffer b
         cdef size_t n
         if cow:
+            alone(direct, zerocopy)
             return _send_cow(self, data, flags, self.timeout_ns >= 0)
         self.enter()
         try:
@@ -459,6 +466,7 @@ cdef class Socket:
         """
         cdef Py_buffer b
         if cow:
+            alone(direct, zerocopy)
             _send_cow(self, data, flags, False)
             return
         self.enter()

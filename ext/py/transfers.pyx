@@ -478,6 +478,8 @@ cdef class Transfer:
         self.x.o.positional = self.x.o.at >= 0 and self.x.o.facts.kind != FILE_OTHER
         if offset is None:
             return
+        if not self.x.o.positional and self.x.o.at == offset:
+            return                      # a device that stands there, a folder: to read it tells
         if not self.x.o.positional:
             fail(-ESPIPE, "the source has no offsets")
         if offset < 0:

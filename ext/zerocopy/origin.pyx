@@ -115,6 +115,8 @@ cdef ssize_t fetch(origin *o, void *p, size_t n) noexcept nogil:
     if not o.positional:
         return sys_read_some(o.fd, p, n)
     got = sys_pread(o.fd, p, n, o.at)
+    if got == -EINVAL and o.facts.kind == FILE_REGULAR and o.at >= o.facts.size:
+        return 0                # further behind the end than any file reaches
     return still_there(o, got) if got > 0 and o.facts.kind == FILE_REGULAR else got
 
 

@@ -248,6 +248,10 @@ def test_arguments_that_make_no_sense(devices):
         c.send(b"x", direct="never")
     with pytest.raises(ValueError, match="exclude"):
         c.send(b"x", direct=True, zerocopy=True)
+    for more in ({"direct": True}, {"direct": "auto"}, {"zerocopy": True}):
+        for call in (c.send, c.sendall):
+            with pytest.raises(ValueError, match="exclude"):
+                call(b"x", cow=True, **more)
     with pytest.raises(OSError, match="SO_ZEROCOPY") as caught:
         c.send(b"x", zerocopy=True)
     assert caught.value.errno == errno.EOPNOTSUPP
@@ -256,7 +260,7 @@ def test_arguments_that_make_no_sense(devices):
 
 def test_a_socket_that_is_not_connected():
     with ustack.Stack() as net, net.socket() as c:
-        with pytest.raises(OSError, match="not connected"):
+        with pytest.raises(BrokenPipeError):        # as Linux
             c.send(b"x", direct=True)
         assert counted(net) == {}
 

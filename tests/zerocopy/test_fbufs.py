@@ -408,6 +408,21 @@ def test_pools_that_cannot_be(arguments):
         fbufs.Pool(**arguments)
 
 
+def test_what_is_not_an_fbuf_is_not_sent(ends):
+    for wrong in (None, b"bytes", 5):
+        with pytest.raises(TypeError, match="an Fbuf or an Aggregate"):
+            ends[0].send(wrong)
+
+
+def test_sockets_that_make_no_channel():
+    """Said at once, rather than when the other side has not answered for ten seconds."""
+    for family, kind in ((socket.AF_UNIX, socket.SOCK_DGRAM), (socket.AF_INET, socket.SOCK_STREAM)):
+        with socket.socket(family, kind) as s, pytest.raises(ValueError, match="UNIX socket"):
+            fbufs.Channel(s)
+    with pytest.raises(ValueError, match="UNIX socket"):
+        fbufs.Channel(None)
+
+
 def test_windows_that_cannot_be(ends):
     f = fbufs.Pool(4096).alloc(100)
     for start, stop in [(-1, 5), (5, 4), (0, 101)]:

@@ -1,6 +1,7 @@
 """Pages that change hands on receipt: recv_flip() exchanges them, recv_zerocopy() shows them."""
 
 import contextlib
+import errno
 import mmap
 import random
 import socket
@@ -182,6 +183,14 @@ def test_other_buffers_are_copied_to():
         with pytest.raises(ValueError, match="too small"):
             wire.s.recv_flip(plain, 5000)
         assert wire.s.recv_flip(bytearray()) == 0
+
+
+def test_datagrams_are_not_received_by_page():
+    with ustack.Stack() as net, net.socket(type=socket.SOCK_DGRAM) as udp:
+        for buffer in (bytearray(10), ustack.FlipBuffer(4096)):
+            with pytest.raises(OSError, match="not supported") as caught:
+                udp.recv_flip(buffer)
+            assert caught.value.errno == errno.EOPNOTSUPP
 
 
 def test_sizes():

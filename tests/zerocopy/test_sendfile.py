@@ -10,7 +10,7 @@ import tempfile
 import threading
 
 import pytest
-from beds import PATIENCE, Lossy, connected, copied, lose_first, reading, two_stacks
+from beds import PATIENCE, Lossy, connected, copied, lose_first, read_all, reading, two_stacks
 from helpers import Background
 
 import ustack
@@ -146,6 +146,35 @@ def test_arguments_that_make_no_sense(pair, file, tmp_path):
     assert caught.value.errno == errno.EINVAL
     with c.stack.socket(type=socket.SOCK_DGRAM) as udp, pytest.raises(ValueError, match="SOCK_STREAM"):
         udp.sendfile(file)
+    with pytest.raises(TypeError, match="a file, a descriptor, or None"):
+        c.sendfile("a name")
+    for wrong in (b"one buffer", "text"):
+        with pytest.raises(TypeError, match="lists of buffers"):
+            c.sendfile(file, headers=wrong)
+        with pytest.raises(TypeError, match="lists of buffers"):
+            c.sendfile(file, trailers=wrong)
+
+
+def test_headers_and_trailers_without_a_file(pair):
+    c, s = pair
+    assert c.sendfile(None, headers=[b"ab", b"c"], trailers=[b"de"]) == 5
+    c.shutdown(socket.SHUT_WR)
+    assert read_all(s) == b"abcde"
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_an_offset_that_no_file_reaches(pair, file, how):
+    assert pair[0].sendfile(file, 1 << 62, how=how) == 0
+
+
+def test_a_device_is_read_from_where_it_stands(pair):
+    c, s = pair
+    with open("/dev/zero", "rb") as zeros:
+        assert c.sendfile(zeros, count=10_000) == 10_000
+        with pytest.raises(OSError, match="no offsets"):
+            c.sendfile(zeros, 5, 10)
+    c.shutdown(socket.SHUT_WR)
+    assert read_all(s) == bytes(10_000)
 
 
 def test_descriptors_that_cannot_be_read(pair, tmp_path):
@@ -159,8 +188,9 @@ def test_descriptors_that_cannot_be_read(pair, tmp_path):
         c.sendfile(gone)
     assert caught.value.errno == errno.EBADF
     folder = os.open(tmp_path, os.O_RDONLY)
-    with pytest.raises(IsADirectoryError):
-        c.sendfile(folder, None)
+    for offset in (0, None):
+        with pytest.raises(IsADirectoryError):
+            c.sendfile(folder, offset)
     os.close(folder)
 
 
@@ -176,13 +206,15 @@ def test_a_non_blocking_socket_takes_what_there_is_room_for(pair, how):
         f.truncate(20_000_000)              # a hole: zeros
         c.setblocking(False)
         total = 0
-        with contextlib.suppress(BlockingIOError):
-            while n := c.sendfile(f, total, how=how):
-                total += n
+        full = False
+        while not full and total < 20_000_000:
+            try:
+                total += c.sendfile(f, total, how=how)
                 assert f.tell() == total
+            except BlockingIOError:
+                full = True
+        assert full
         assert 0 < total < 20_000_000
-        with pytest.raises(BlockingIOError):
-            c.sendfile(f, total, how=how)
         assert s.recv(total, socket.MSG_WAITALL) == bytes(total)
 
 

@@ -448,6 +448,77 @@ def test_ctrl_c_ends_a_blocking_splice():
         assert ustack.splice(inner, outer, wait=False).moved == 0
 
 
+# --- objects of Python -----------------------------------------------------------------------------------------------
+
+
+class Owned:
+    """Something with a descriptor, which goes with it."""
+
+    def __init__(self, path):
+        self.number = os.open(path, os.O_RDONLY)
+
+    def fileno(self):
+        return self.number
+
+    def __del__(self):
+        os.close(self.number)
+
+
+def test_an_object_that_nobody_else_holds_lives_as_long_as_it_is_needed(tmp_path):
+    """Both in the call and in a thread; a descriptor's number, given back, may be another file's by then."""
+    (tmp_path / "in").write_bytes(DATA)
+    for wait in (True, False):
+        with sink_of("stack") as (dst, what):
+            job = ustack.splice(Owned(tmp_path / "in"), dst, wait=wait)
+            assert (job if wait else job.wait(PATIENCE)) == len(DATA)
+            assert what() == DATA
+
+
+@pytest.mark.parametrize("kind", ["object", "descriptor"])
+def test_a_sink_that_is_closed_meanwhile_is_not_mixed_up(tmp_path, kind):
+    """A thread has descriptors of its own: the number may be given to another file, which is then left alone."""
+    with source_of("kernel", b"") as _, two_stacks() as (near, far), connected(near, far) as (c, s):
+        f = open(tmp_path / "a", "wb", buffering=0)                                         # noqa: SIM115
+        number = f.fileno()
+        job = ustack.splice(s, f if kind == "object" else number, 2000, wait=False)
+        c.sendall(DATA[:1000])
+        while job.moved < 1000:
+            threading.Event().wait(0.001)
+        f.close()
+        with open(tmp_path / "b", "wb") as other:
+            assert other.fileno() == number
+            c.sendall(DATA[1000:2000])
+            assert job.wait(PATIENCE) == 2000
+        assert (tmp_path / "a").read_bytes() == DATA[:2000]
+        assert (tmp_path / "b").read_bytes() == b""
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_a_file_object_has_read_ahead_or_not_yet_written_is_seen_to(tmp_path, wait):
+    """It begins where the object stands, not its descriptor, and leaves the object behind what was taken."""
+    (tmp_path / "in").write_bytes(DATA)
+    with open(tmp_path / "in", "rb") as source, open(tmp_path / "out", "w+b") as sink:
+        assert source.read(10) == DATA[:10]
+        sink.write(DATA[:10])
+        job = ustack.splice(source, sink, 5000, wait=wait)
+        assert (job if wait else job.wait(PATIENCE)) == 5000
+        assert (source.tell(), sink.tell()) == (5010, 5010)
+        assert source.read(10) == DATA[5010:5020]
+        sink.write(DATA[5010:5020])
+        sink.seek(0)
+        assert sink.read() == DATA[:5020]
+
+
+def test_a_descriptor_stands_behind_what_a_thread_has_taken():
+    with source_of("file", DATA) as src, sink_of("stack") as (dst, what):
+        number = src.fileno()
+        assert ustack.splice(number, dst, 5000, wait=False).wait(PATIENCE) == 5000
+        assert os.lseek(number, 0, os.SEEK_CUR) == 5000
+        assert ustack.splice(number, dst, 100, offset=7, wait=False).wait(PATIENCE) == 100
+        assert os.lseek(number, 0, os.SEEK_CUR) == 5000
+        assert what() == DATA[:5000] + DATA[7:107]
+
+
 # --- arguments ------------------------------------------------------------------------------------------------------
 
 
@@ -463,8 +534,18 @@ def test_arguments_that_make_no_sense():
             ustack.splice(inner, inner)
         with pytest.raises(ValueError, match="one stack"):
             ustack.splice(inner, dst, idle=1)
-        with pytest.raises((TypeError, AttributeError)):
-            ustack.splice(inner, "nowhere")
+        for ends in ((inner, "nowhere"), (None, outer)):
+            with pytest.raises(TypeError, match="has a descriptor: not a"):
+                ustack.splice(*ends)
+        with pytest.raises(TypeError, match="float"):
+            ustack.splice(inner, outer, 1.5)
+        with pytest.raises(TypeError, match="callback"):
+            ustack.splice(inner, outer, wait=False, callback=5)
+        with pytest.raises(ValueError, match="idle"):
+            ustack.splice(inner, outer, idle=float("nan"))
+        with pytest.raises(OSError, match="no offsets") as caught:
+            ustack.splice(inner, outer, 5, offset=1)
+        assert caught.value.errno == errno.ESPIPE
         with inner.stack.socket() as fresh, pytest.raises(OSError, match="not connected"):
             ustack.splice(fresh, outer)
         with inner.stack.socket(type=socket.SOCK_DGRAM) as udp, pytest.raises(ValueError, match="SOCK_STREAM"):
