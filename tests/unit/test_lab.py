@@ -5,7 +5,22 @@ import json
 
 import pytest
 
-from ustack._lab import bench, copies, copying, dark, form, packets, pages, pictures, programs, report, run, ways
+from ustack import DIRECT_LEAST
+from ustack._lab import (
+    bench,
+    by_page,
+    copies,
+    copying,
+    dark,
+    form,
+    packets,
+    pages,
+    pictures,
+    programs,
+    report,
+    run,
+    ways,
+)
 from ustack._lab.form import CONFIRMED, NOT_MEASURABLE, REFUTED, Band, Claim, Column, Experiment
 from ustack._lab.progress import Progress
 from ustack._lab.registry import ABSENT, EXPERIMENTS, choose
@@ -89,6 +104,48 @@ def test_crossovers():
     assert form.crossover([(4, 1, 10), (64, 10, 1)]) == pytest.approx(16)
     assert form.crossover([(4, 10, 1), (8, 1, 10), (16, 10, 1)]) == pytest.approx((8 * 16) ** 0.5)  # not the first one
     assert form.crossover([(4, 1, 10), (8, 1, 1)]) == pytest.approx(8)
+
+
+def test_crossovers_have_a_spread():
+    """Each round has its own; "never" is larger than every size."""
+    row = form.pays_from("x", "y", [4, 64], [[1, 1, 1], [10, 10, 10]], [[10, 10, 10], [1, 1, 20]])
+    assert (row["pays_low"], row["pays_from"], row["pays_high"]) == (pytest.approx(16), pytest.approx(16), None)
+    assert (row["rounds"], row["largest"], row["smallest"]) == (3, 64, 4)
+    never = form.pays_from("x", "y", [1024, 2048], [[1], [1]], [[2], [2]])
+    assert never["pays_from"] is None
+    assert form.pays_text(never) == "never up to 2 KiB"
+    always = form.pays_from("x", "y", [1024, 2048], [[2], [2]], [[1], [1]])
+    assert form.pays_text(always) == "from 1 KiB at most (1 KiB .. 1 KiB)"
+    row = {"pays_from": None, "pays_low": 4096.0, "pays_high": None, "largest": 1 << 20, "smallest": 1}
+    assert form.pays_text(row) == "never up to 1,024 KiB (in some rounds from 4 KiB)"
+
+
+def test_a_size_from_which_something_pays_decides():
+    def row(what, x, low=None, high=None):
+        return {"table": form.PAYS, "what": what, "against": "y", "pays_from": x, "pays_low": low or x,
+                "pays_high": high or x, "largest": 1 << 20, "smallest": 1024}
+
+    rows = [row("a", 4096), row("b", None), row("c", 65536, 1024), {"what": "a", "pays_from": 1}]
+    assert [f.verdict for f in form.pays()(rows)] == [CONFIRMED, REFUTED, CONFIRMED]
+    assert [f.verdict for f in form.pays(8192)(rows)] == [REFUTED, REFUTED, CONFIRMED]
+    assert [bool(f.remark) for f in form.pays(8192)(rows)] == [False, False, True]
+    assert [f.where for f in form.pays(what=("b", "c"))(rows)] == ["b against y", "c against y"]
+    assert [f.verdict for f in form.pays(high=8192)(rows)] == [CONFIRMED, REFUTED, REFUTED]
+
+
+def test_the_constant_of_direct_auto_is_judged():
+    for size, verdict in ((DIRECT_LEAST, CONFIRMED), (DIRECT_LEAST * 3, REFUTED), (DIRECT_LEAST // 3, REFUTED)):
+        row = form.pays_from(programs.SENDERS["waiting"], "copied", [size, 1 << 20], [[2], [2]], [[1], [1]])
+        (found,) = programs.E21.claims[1].findings([row])
+        assert found.verdict == verdict
+        assert "the constant is" in found.figure
+
+
+def test_a_share_of_pages_may_be_written_to():
+    row = by_page.break_even([10.0] * 3, [20.0] * 3, [50.0] * 3, 4)
+    assert (row["page_ns"], row["break_even"]) == (10.0, 0.25)
+    assert by_page.break_even([30.0], [20.0], [50.0], 4)["break_even"] == 0      # dearer even if nobody writes
+    assert "break_even" not in by_page.break_even([50.0], [20.0], [50.0], 4)
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
@@ -180,8 +237,6 @@ def test_pages():
     assert pages.probability([10.0], [40.0], [10.0], 12) == 0
     rows = [{"size": 4096, "copy_ns": 1.0, "move_ns": 10.0}, {"size": 65536, "copy_ns": 10.0, "move_ns": 1.0}]
     assert pages.crossing(rows, "copy_ns", "move_ns") == pytest.approx(16384)
-    assert pages.size_text(16384, rows) == "from about 16 KiB"
-    assert pages.size_text(None, rows) == "never up to 64 KiB"
 
 
 # --- the document -----------------------------------------------------------------------------------------------------
@@ -237,13 +292,49 @@ def test_rows_of_tables_are_kept_apart():
 
 
 def test_pictures_are_made_of_rows():
-    plot = form.Plot("p", "a title", "size", "ns", "kind", panel="where")
-    e = Experiment("E1", "t", "h", plots=(plot,))
+    plot = form.Plot("p", "a title", "size", "ns", "kind", panel="where", panel_title="in {where}")
+    e = Experiment("E1", "t", "h", (Column("ns", "the time", "ns"), Column("other", "the other")), plots=(plot,))
     rows = [{"size": n, "ns": 10.0 * n, "kind": k, "where": w} for n in (4, 1) for k in "ab" for w in "xy"]
-    (figure,) = pictures.figures([form.Result(e, rows)])
-    assert [(s.name, s.panel, s.points) for s in figure.series] == [
-        (k, w, [(1, 10.0), (4, 40.0)]) for w in "xy" for k in "ab"]
-    assert pictures.figures([form.Result(e, rows[:1])]) == []
+    rows.append({"table": "another", "size": 2, "ns": 1.0, "kind": "a", "where": "x"})
+    found = {(s.name, s.panel): s.points for s in pictures.series_of(e, plot, rows)}
+    assert found == {
+        (k, f"in {w}"): [(1, 10.0, 10.0, 10.0), (4, 40.0, 40.0, 40.0)] for w in "xy" for k in "ab"}
+    assert pictures.series_of(e, plot, rows[:1]) == []
+
+
+def test_pictures_have_quartiles_and_costs_of_a_byte():
+    plot = form.Plot("p", "a title", "size", "ns,other", "", per_x=True, only=(("cache", "warm"),))
+    e = Experiment("E1", "t", "h", (Column("ns", "the time", "ns"), Column("other", "the other")), plots=(plot,))
+    rows = [{"size": n, "ns": 10.0 * n, "ns_iqr": [5.0 * n, 20.0 * n], "other": n, "cache": c}
+            for n in (8, 2) for c in ("warm", "cold")]
+    assert {s.name: s.points for s in pictures.series_of(e, plot, rows)} == {
+        "the time": [(2, 10.0, 5.0, 20.0), (8, 10.0, 5.0, 20.0)], "the other": [(2, 1.0, 1.0, 1.0), (8, 1.0, 1.0, 1.0)]}
+
+
+def test_axes_have_few_powers_of_two():
+    assert pictures.ticks(4096, 1 << 20) == [4096, 16384, 65536, 262144, 1 << 20]
+    assert pictures.ticks(1, 4) == [1, 2, 4]
+    assert pictures.ticks(100, 1448) == [128, 256, 512, 1024]
+    assert [pictures.size_text(n) for n in (64, 4096, 1 << 20, 3 << 30, 1460)] == [
+        "64", "4 KiB", "1 MiB", "3 GiB", "1460"]
+
+
+@pytest.mark.parametrize("panels", ["x", "xyz"])
+def test_pictures_are_drawn(tmp_path, panels):
+    pytest.importorskip("matplotlib")
+    plot = form.Plot("p", "a title", "size", "ns", "kind", "the size", "the time", panel="where", panel_title="{where}")
+    e = Experiment("E1", "t", "h", plots=(plot,))
+    rows = [{"size": n, "kind": k, "where": w, **form.measured("ns", [n * 1.0, n * 2.0, n * 3.0])}
+            for n in (4096, 1 << 20) for k in ("one", "two") for w in panels]
+    files = pictures.write([(e, rows)], tmp_path / "made")
+    assert [f.name for f in files] == ["p.svg", "p.png"]
+    text = files[0].read_text()
+    for part in ("a title", "the size", "the time", "one", "two", "4 KiB", "1 MiB", *panels):
+        assert part in text
+    assert pictures.write([(e, rows[:1])], tmp_path) == []
+    again = pictures.draw(e, plot, rows, tmp_path, ["svg"], "lab_")[0]
+    assert again.name == "lab_p.svg"
+    assert again.read_text() == text
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -324,8 +415,9 @@ def test_a_cheap_experiment_runs(tmp_path, monkeypatch, capsys):
     assert document["mode"] == "quick"
     assert [e["number"] for e in document["experiments"]] == ["E12", "E14"]
     for e in document["experiments"]:
-        assert [row["size"] for row in e["rows"]] == [4096, 65536]
-        assert all(row["copy_ns"] > 0 for row in e["rows"])
+        measured = [row for row in e["rows"] if "table" not in row]
+        assert [row["size"] for row in measured] == [4096, 65536]
+        assert all(row["copy_ns"] > 0 for row in measured)
     assert "rule: " in capsys.readouterr().out
 
 

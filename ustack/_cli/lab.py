@@ -1,6 +1,6 @@
 """Measure the claims of a survey of zero-copy techniques on this machine, each with the rule that decides about it.
 
-Every experiment repeats what it measures (9 times; 3 with --quick) and shows the median with the quartiles. Namespaces
+Every experiment repeats what it measures (15 times; 3 with --quick) and shows the median with the quartiles. Namespaces
 and devices that are needed are made for it and removed, also after Ctrl-C, which ends the run.
 """
 
@@ -30,7 +30,7 @@ docs/lab.md is a whole run, with what the experiments are about.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ustack lab``."""
     parser.add_argument("experiments", nargs="*", metavar="E", help="E1 … E25, or all (the default)")
-    parser.add_argument("--quick", action="store_true", help="3 short repeats instead of 9: an impression")
+    parser.add_argument("--quick", action="store_true", help="3 short repeats instead of 15: an impression")
     parser.add_argument("--json", metavar="FILE", help="write rows and verdicts there (- for standard output)")
     parser.add_argument("--plots", metavar="DIR", help="draw pictures of the rows there (matplotlib)")
     parser.add_argument("--list", action="store_true", help="what there is")
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             Path(args.json).write_text(text)
     if args.plots:
-        for file in pictures.write(results, Path(args.plots)):
+        for file in pictures.write([(r.experiment, r.rows) for r in results], Path(args.plots)):
             print(file, file=out)
     done = any(not r.not_run for r in results) or all(r.experiment.absent for r in results)
     return 1 if not done or any(r.failed for r in results) else 0

@@ -16,7 +16,7 @@ from ustack._lab.form import Experiment, Row
 from ustack._lab.progress import Progress
 
 T = TypeVar("T")
-REPEATS, QUICK_REPEATS = 9, 3
+REPEATS, QUICK_REPEATS = 15, 3
 BUDGET, QUICK_BUDGET = 50.0, 10.0  # seconds for an experiment: on a busy machine it ends with fewer repeats
 NEAR, FAR = "10.9.0.2", "10.9.0.1"
 

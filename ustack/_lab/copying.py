@@ -102,7 +102,8 @@ E3 = Experiment(
     ),
     measure_copying,
     (Plot("e3_checksum", "Copy, sum, and both in one pass (warm)", "size", "copy_ns,csum_ns,separate_ns,fused_ns",
-          "", panel="kernel"),),
+          "", "size of a block", "ns a byte", panel="kernel", panel_title="{kernel}", only=(("cache", WARM),),
+          per_x=True),),
 )  # fmt: skip
 E24 = Experiment(
     "E24", "memory and processor (context)",

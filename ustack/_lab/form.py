@@ -84,6 +84,49 @@ def crossover(points: Sequence[tuple[float, float, float]]) -> float | None:
     return where
 
 
+PAYS = "where it begins to pay"
+
+
+def pays_from(what: str, against: str, sizes: Sequence[float], first: Sequence[Sequence[float]],
+              second: Sequence[Sequence[float]]) -> Row:  # fmt: skip
+    """A row of the sizes from which the second cost is the smaller one: median and quartiles of the crossovers of the
+    rounds. None: never within what was measured.
+
+    first, second: for each size the costs of the rounds.
+    """
+    rounds = min(len(column) for column in (*first, *second))
+    found = []
+    for k in range(rounds):
+        points = sorted((x, a[k], b[k]) for x, a, b in zip(sizes, first, second, strict=True))
+        found.append(crossover(points))
+    ordered = sorted(math.inf if x is None else x for x in found)
+
+    def at(share: float) -> float | None:  # an element: nothing lies between "never" and a size
+        x = ordered[round(share * (len(ordered) - 1))]
+        return x if math.isfinite(x) else None
+
+    return {
+        "table": PAYS, "what": what, "against": against, "pays_from": at(0.5), "pays_low": at(0.25),
+        "pays_high": at(0.75), "largest": max(sizes), "smallest": min(sizes), "rounds": rounds,
+    }  # fmt: skip
+
+
+def pays_text(row: Row) -> str:
+    """A row of ``pays_from`` for people, with its quartiles."""
+
+    def text(x: float | None) -> str:
+        if x is None:
+            return "never"
+        return f"{number(x / 1024)} KiB"
+
+    low, middle, high = (row[k] for k in ("pays_low", "pays_from", "pays_high"))
+    if middle is None:
+        some = "" if low is None else f" (in some rounds from {text(low)})"
+        return f"never up to {text(row['largest'])}{some}"
+    at_most = " at most" if middle <= row["smallest"] else ""
+    return f"from {text(middle)}{at_most} ({text(low)} .. {text(high)})"
+
+
 # --- rules ------------------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +269,24 @@ def rising(key: str, by: str, where: str = "", **only: Any) -> Judge:
     return judge
 
 
+def pays(low: float = 0.0, high: float = math.inf, **only: Any) -> Judge:
+    """The rule: rows of ``pays_from`` have a size at all, and it lies between the bounds."""
+
+    def judge(rows: Sequence[Row]) -> list[Finding]:
+        found = []
+        for row in rows:
+            if row.get("table") == PAYS and matches(row, only):
+                x = row["pays_from"]
+                spread = [math.inf if row[k] is None else row[k] for k in ("pays_low", "pays_high")]
+                band = Band(low, high if math.isfinite(high) else row["largest"])
+                found.append(Finding(f"{row['what']} against {row['against']}", pays_text(row),
+                                     verdict_of(x is not None and band.holds(x)),
+                                     CLOSE if band.is_close(spread) else ""))  # fmt: skip
+        return found
+
+    return judge
+
+
 def several(*judges: Judge) -> Judge:
     """The findings of all of them."""
     return lambda rows: [f for judge in judges for f in judge(rows)]
@@ -243,9 +304,18 @@ class Column:
     unit: str = ""
 
 
+PAYS_COLUMNS = (
+    Column("what", "technique"), Column("against", "against"), Column("pays_from", "pays from", "B"),
+    Column("pays_low", "lower quartile", "B"), Column("pays_high", "upper quartile", "B"), Column("rounds", "rounds"),
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Plot:
-    """A picture of rows: one line for each value of ``line``, y over x; one panel for each value of ``panel``."""
+    """A picture of rows: one line for each value of ``line``, y over x; one panel for each value of ``panel``.
+
+    Several y, with commas between them: a line for each, named by its column. Both axes are logarithmic.
+    """
 
     name: str
     title: str
@@ -255,6 +325,10 @@ class Plot:
     x_title: str = "bytes"
     y_title: str = "ns"
     panel: str = ""
+    panel_title: str = ""  # a format of a row's columns
+    table: str = ""  # rows of this table
+    only: tuple[tuple[str, Any], ...] = ()  # rows whose columns have these values
+    per_x: bool = False  # y is divided by x: the cost of a byte
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,7 @@ E11 = Experiment(
               "the factor in latency is larger for the largest message than for the smallest (warm)", _grows),
     ),
     measure_copies,
-    (Plot("e11_copy", "A message in place, and copied on", "size", "in_place_ns,copied_ns", "", panel="ring"),),
+    (Plot("e11_copy", "A message in place, and copied on", "size", "in_place_ns,copied_ns", "",
+          "size of a message", "ns", panel="ring", panel_title="{ring} ring"),),
 )  # fmt: skip
 EXPERIMENTS = (E9, E11)

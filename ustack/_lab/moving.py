@@ -333,8 +333,8 @@ E23 = Experiment(
            "sending costs at least 1 GHz for each Gbit/s",
            in_band("ghz_per_gbit", Band(low=1, unit="GHz"), "{stack}, {technique}, {size} B")),),
     measure_cycles,
-    (Plot("e23_cycles", "Cycles of the sender for a byte", "size", "cycles", "technique", "bytes a call",
-          "cycles a byte", panel="stack"),),
+    (Plot("e23_cycles", "Cycles of the sender for a byte", "size", "cycles", "technique", "size of a call",
+          "cycles a byte", panel="stack", panel_title="{stack}"),),
     taps=True,
 )  # fmt: skip
 EXPERIMENTS = (E6, E7, E8, E23)

@@ -1,16 +1,18 @@
-"""E12 to E15: what it costs to pin, protect, move and unmap pages, against copying them."""
+"""E12 to E14: what it costs to pin, protect and move pages, against copying them."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from ustack._core.py import bench_lab
-from ustack._lab.bench import Lab, beside, on_cpu
+from ustack._lab import by_page
+from ustack._lab.bench import Lab
 from ustack._lab.form import (
+    PAYS_COLUMNS,
     Band,
     Claim,
     Column,
@@ -22,7 +24,8 @@ from ustack._lab.form import (
     crossover,
     in_band,
     measured,
-    number,
+    pays,
+    pays_from,
     several,
     verdict_of,
 )
@@ -32,6 +35,7 @@ SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20)
 QUICK_SIZES = (4 << 10, 64 << 10, 1 << 20)
 ROOM = 64 << 20
 WARM, COLD = "a warm copy", "a cold copy"
+MMAP = "mmap of another page"
 
 
 def copies(lab: Lab, room: bench_lab.Room, size: int) -> dict[str, Callable[[], float]]:
@@ -51,15 +55,6 @@ def crossing(rows: Sequence[Row], copy: str, other: str) -> float | None:
     """The size from which ``other`` costs no more than the copy; None: not within what was measured."""
     points = sorted((r["size"], r[copy], r[other]) for r in rows if r.get(other) and r.get(copy))
     return crossover(points)
-
-
-def size_text(x: float | None, rows: Sequence[Row]) -> str:
-    """A size from which something pays, for people."""
-    if x is None:
-        return f"never up to {max(r['size'] for r in rows) >> 10:,} KiB"
-    if x <= min(r["size"] for r in rows):
-        return f"from {int(x) >> 10} KiB at most"
-    return f"from about {x / 1024:,.0f} KiB"
 
 
 # --- E12: pinning -----------------------------------------------------------------------------------------------------
@@ -109,7 +104,8 @@ E12 = Experiment(
               in_band("reuses", Band(high=100, unit="uses"), "{size} B")),
     ),
     measure_pinning,
-    (Plot("e12_pinning", "Pin and unpin against copying", "size", "copy_ns,cold_ns,mlock_ns,register_ns", ""),),
+    (Plot("e12_pinning", "Pin and unpin against copying", "size", "copy_ns,cold_ns,mlock_ns,register_ns", "",
+          "size of a buffer", "ns a byte", per_x=True),),
 )  # fmt: skip
 
 
@@ -119,36 +115,52 @@ MECHANISMS = ("mprotect", "userfaultfd")
 
 
 def measure_cow(lab: Lab) -> list[Row]:
-    """Protection alone, and with a fault for each page; and the kernel's own copy on write."""
+    """Protection alone, and with a fault for each page; the kernel's own copy on write; and the stack's sends."""
     room = bench_lab.Room(ROOM)
     rows: list[Row] = []
-    for size in lab.pick(SIZES, QUICK_SIZES):
-        pages = size // PAGE
-        what = copies(lab, room, size)
-        fds = []
+    costs: dict[str, list[list[float]]] = {}
+    sizes = lab.pick(SIZES, QUICK_SIZES)
+    for size in sizes:
+        found = cow_costs(lab, room, size)
+        base: Row = {"size": size, **measured("copy_ns", found["warm"]), **measured("cold_ns", found["cold"])}
+        for mechanism in (*MECHANISMS, "kernel"):
+            if f"{mechanism} all" in found:
+                rows.append(base | cow_row(mechanism, size // PAGE, found))
+        for name, values in found.items():
+            costs.setdefault(name, []).append(values)
+    for mechanism in MECHANISMS:
+        if f"{mechanism} 0" in costs:
+            rows += against_copies(f"protect and unprotect, {mechanism}", sizes, costs, f"{mechanism} 0")
+    return rows + sweep(lab, room) + by_page.sending(lab)
+
+
+def against_copies(what: str, sizes: Sequence[int], costs: dict[str, list[list[float]]], name: str) -> list[Row]:
+    """Where something begins to pay, against both copies."""
+    return [pays_from(what, copy, sizes, costs[key], costs[name]) for key, copy in (("warm", WARM), ("cold", COLD))]
+
+
+def cow_costs(lab: Lab, room: bench_lab.Room, size: int) -> dict[str, list[float]]:
+    """Copies of one size, and each mechanism without a write ("0") and with one to each page ("all")."""
+    pages = size // PAGE
+    what = copies(lab, room, size)
+    with contextlib.ExitStack() as held:
         for mechanism in MECHANISMS:
-            try:
-                fd = -1 if mechanism == "mprotect" else room.write_protected(size)
-            except OSError as e:
-                lab.missing[mechanism] = str(e)
-                continue
-            if fd >= 0:
-                fds.append(fd)
+            fd = -1
+            if mechanism == "userfaultfd":
+                try:
+                    fd = room.write_protected(size)
+                except OSError as e:
+                    lab.missing[mechanism] = str(e)
+                    continue
+                held.callback(os.close, fd)
             turns = lab.turns(8000 * pages + 4000, 0.003)
             what[f"{mechanism} 0"] = partial(room.cow, size, 0, lab.turns(4000 + 30 * pages, 0.003), uffd=fd)
             what[f"{mechanism} all"] = partial(room.cow, size, pages, turns, uffd=fd)
         file = os.memfd_create("lab")
+        held.callback(os.close, file)
         os.ftruncate(file, size)
         what["kernel all"] = partial(bench_lab.private_write, file, size, lab.turns(2000 * pages, 0.003))
-        found = lab.in_turn(what)
-        for fd in [*fds, file]:
-            os.close(fd)
-        base: Row = {"size": size, **measured("copy_ns", found["warm"]), **measured("cold_ns", found["cold"])}
-        for mechanism in (*MECHANISMS, "kernel"):
-            if f"{mechanism} all" in found:
-                rows.append(base | cow_row(mechanism, pages, found))
-        fds.clear()
-    return rows + sweep(lab, room)
+        return lab.in_turn(what)
 
 
 def cow_row(mechanism: str, pages: int, found: dict[str, list[float]]) -> Row:
@@ -195,34 +207,26 @@ def sweep(lab: Lab, room: bench_lab.Room) -> list[Row]:
     return rows
 
 
-def _sizes_that_pay(copy: str, where: str) -> Callable[[Sequence[Row]], list[Finding]]:
-    def judge(rows: Sequence[Row]) -> list[Finding]:
-        found = []
-        for mechanism in MECHANISMS:
-            chosen = [r for r in rows if r.get("mechanism") == mechanism]
-            if chosen:
-                x = crossing(chosen, copy, "protect_ns")
-                found.append(Finding(f"{mechanism} against {where}", size_text(x, chosen), verdict_of(x is not None)))
-        return found
-
-    return judge
-
-
 E13 = Experiment(
     "E13", "copy on write",
     "pages are made read-only and writable again, without a write (\"protect\") and with a write to every page, each "
     "of which faults; a handler copies the page aside and lifts its protection. mprotect with SIGSEGV; userfaultfd "
     "write-protection with SIGBUS; and the kernel's own copy on write of a private mapping of a file, which needs no "
     "protection first. An event is what one written page costs. Break-even: the share of pages that may be written "
-    "to before it would have been cheaper to copy them all at once.",
+    "to before it would have been cheaper to copy them all at once. Last, the stack: send(cow=True) of a CowBuffer "
+    "over the in-memory link, some of its pages written to before the peer has them, until it is acknowledged; against "
+    "send() of the same. Time, since a thread of the library's answers the faults of userfaultfd.",
     (
         Column("mechanism", "mechanism"), Column("size", "bytes"), Column("pages_written", "pages written"),
+        Column("written", "written to"),
         Column("share", "share"), Column("copy_ns", "warm copy", "ns"), Column("cold_ns", "cold copy", "ns"),
         Column("protect_ns", "protect", "ns"), Column("all_ns", "with writes", "ns"),
         Column("event_ns", "an event", "ns"), Column("event_ratio", "event / copy"),
         Column("protect_ratio", "protect / copy"), Column("break_even_warm", "break-even, warm"),
         Column("break_even_cold", "break-even, cold"), Column("over_copy", "/ warm copy"),
-        Column("over_cold", "/ cold copy"),
+        Column("over_cold", "/ cold copy"), Column("shared_ns", "send(cow=True)", "ns"),
+        Column("sent_ns", "send()", "ns"), Column("shared_ratio", "cow / send"),
+        Column("page_ns", "a page written to", "ns"), Column("break_even", "break-even"), *PAYS_COLUMNS,
     ),
     (
         Claim("N17", "an event of copy on write costs far more than a copy, so it has to be rare (P14)",
@@ -233,11 +237,20 @@ E13 = Experiment(
               in_band("protect_ratio", Band(low=1), "{mechanism}, {size} B")),
         Claim("T40", "copy on write pays for a sender that leaves its buffer alone",
               "there is a size, up to the largest measured, from which protect and unprotect cost less than the copy",
-              several(_sizes_that_pay("copy_ns", WARM), _sizes_that_pay("cold_ns", COLD))),
+              pays(what=tuple(f"protect and unprotect, {m}" for m in MECHANISMS))),
+        Claim("T40b", "so does send(cow=True), as long as writes are rare",
+              "there is a size, up to the largest measured, from which it takes less time than send(); by the share of "
+              "pages that are written to",
+              pays(against="send()")),
     ),
     measure_cow,
-    (Plot("e13_cow", "Copy on write against copying", "size", "copy_ns,cold_ns,protect_ns,all_ns", "",
-          panel="mechanism"),),
+    (
+        Plot("e13_cow", "Copy on write against copying", "size", "copy_ns,cold_ns,protect_ns,all_ns", "",
+             "size of a buffer", "ns a byte", panel="mechanism", panel_title="{mechanism}", per_x=True),
+        Plot("e13_written", "send(cow=True) against send(), by what is written to too soon", "size", "shared_ratio",
+             "written", "size of a buffer", "time / send()", panel="mechanism", panel_title="{mechanism}",
+             table=by_page.SENDING),
+    ),
 )  # fmt: skip
 
 
@@ -248,7 +261,9 @@ def measure_flip(lab: Lab) -> list[Row]:
     """Move pages, or map others in their place, against copying."""
     room = bench_lab.Room(ROOM)
     rows: list[Row] = []
-    for size in lab.pick(SIZES, QUICK_SIZES):
+    costs: dict[str, list[list[float]]] = {}
+    sizes = lab.pick(SIZES, QUICK_SIZES)
+    for size in sizes:
         file = os.memfd_create("lab")
         os.ftruncate(file, 2 * size)
         turns = lab.turns(4000 + 500 * size / PAGE)
@@ -263,32 +278,27 @@ def measure_flip(lab: Lab) -> list[Row]:
         row |= measured("move_ratio", paired(found, "move", "warm"))
         row |= measured("flip_ratio", paired(found, "flip", "warm"))
         rows.append(row)
-    return rows
-
-
-def _crossings(rows: Sequence[Row]) -> list[Finding]:
-    found: list[Finding] = []
-    if not rows:
-        return found
-    for key, name in (("move_ns", "mremap"), ("flip_ns", "another page of a file")):
-        for copy, where in (("copy_ns", WARM), ("cold_ns", COLD)):
-            x = crossing(rows, copy, key)
-            found.append(Finding(f"{name} against {where}", size_text(x, rows), verdict_of(x is not None)))
-    return found
+        for name, values in found.items():
+            costs.setdefault(name, []).append(values)
+    rows += against_copies("mremap", sizes, costs, "move") + against_copies(MMAP, sizes, costs, "flip")
+    return rows + by_page.receiving(lab)
 
 
 def _page_size(rows: Sequence[Row]) -> list[Finding]:
-    return [Finding("", f"{r['page']} bytes", verdict_of(r["page"] in (4096, 8192))) for r in rows[:1]]
+    return [Finding("", f"{r['page']} bytes", verdict_of(r["page"] in (4096, 8192))) for r in rows if "page" in r][:1]
 
 
 E14 = Experiment(
     "E14", "moving pages against copying",
     "mremap to another address and a write to each page there; mmap of another part of a file in place, and a read of "
-    "each page; against memcpy of the same bytes, warm and cold. Pages of 4 KiB.",
+    "each page; against memcpy of the same bytes, warm and cold. Pages of 4 KiB. Then the stack: bytes from Linux, by "
+    "segments of whole pages, over a TAP whose link receives them into pages of its own; CPU time of the calls that "
+    "receive so many bytes, which have the device's copy in them, whichever way the bytes are taken.",
     (
         Column("size", "bytes"), Column("copy_ns", "warm copy", "ns"), Column("cold_ns", "cold copy", "ns"),
         Column("move_ns", "mremap", "ns"), Column("flip_ns", "mmap", "ns"), Column("move_ratio", "mremap / copy"),
-        Column("flip_ratio", "mmap / copy"), Column("page", "page"),
+        Column("flip_ratio", "mmap / copy"), Column("page", "page"), Column("segment", "segment"),
+        *(Column(f"{way}_ns", name, "ns") for way, name in by_page.WAYS.items()), *PAYS_COLUMNS,
     ),
     (
         Claim("N10", "a page has 4 or 8 KB", "the page size is 4096 or 8192 bytes", _page_size),
@@ -297,95 +307,23 @@ E14 = Experiment(
               several(in_band("move_ratio", Band(low=1), "mremap, {size} B", size=4096),
                       in_band("flip_ratio", Band(low=1), "mmap, {size} B", size=4096))),
         Claim("T42", "remapping pages is cheaper than copying much data",
-              "there is a size, up to the largest measured, from which it is", _crossings),
+              "there is a size, up to the largest measured, from which it is", pays(what=("mremap", MMAP))),
+        Claim("T42c", "so received pages are better exchanged (recv_flip) or mapped (recv_zerocopy) than copied",
+              "there is a size of a call, up to the largest measured, from which it takes less CPU time than recv_into",
+              pays(against="recv_into()")),
         Claim("N18", "a walk through four levels of page tables touches 4 lines of 64 bytes",
               "4 x 64 = 256 bytes: arithmetic about the format of page tables",
               cannot("nothing to measure; what a missed translation costs is part of every cold figure")),
     ),
     measure_flip,
-    (Plot("e14_flip", "Moving pages against copying them", "size", "copy_ns,cold_ns,move_ns,flip_ns", ""),),
+    (
+        Plot("e14_flip", "Moving pages against copying them", "size", "copy_ns,cold_ns,move_ns,flip_ns", "",
+             "size of a block", "ns a byte", per_x=True),
+        Plot("e14_receive", "Receiving by page", "size", ",".join(f"{way}_ns" for way in by_page.WAYS), "",
+             "bytes", "ns a byte", panel="segment", panel_title="segments of {segment} B", table=by_page.RECEIVING,
+             per_x=True),
+    ),
 )  # fmt: skip
 
 
-# --- E15: translation caches ------------------------------------------------------------------------------------------
-
-COUNTS = (1, 4, 16, 64, 256, 1024)
-QUICK_COUNTS = (1, 64, 1024)
-
-
-def measure_shootdown(lab: Lab) -> list[Row]:
-    """mprotect and munmap by the number of pages, alone and with a thread that runs on another CPU; huge pages."""
-    rows: list[Row] = []
-    found: dict[tuple[str, int, int], list[float]] = {}
-    siblings = (0, 1) if lab.other_cpu is not None else (0,)
-    if lab.other_cpu is None:
-        lab.missing["threads on another CPU"] = "there is one CPU"
-    counts = lab.pick(COUNTS, QUICK_COUNTS)
-    for sibling in siblings:
-        companion = bench_lab.Companion()
-        threads: list[Callable[[], Any]] = [partial(_run_on, lab.other_cpu, companion)] if sibling else []
-        with on_cpu(lab.cpu), beside(*threads):
-            try:
-                for pages, kind in ((n, k) for n in counts for k in ("small", "huge")):
-                    if kind == "huge" and pages % 512:
-                        continue
-                    room = bench_lab.Room(pages * PAGE + (2 << 20), huge=kind == "huge")
-                    size, turns = pages * PAGE, lab.turns(4000 + 60 * pages, 0.003)
-                    what = {
-                        f"mprotect {kind}": partial(room.protect, size, turns),
-                        f"munmap {kind}": partial(bench_lab.unmap, size, lab.turns(4000 + 600 * pages, 0.003),
-                                                  huge=kind == "huge"),
-                    }  # fmt: skip
-                    for name, values in lab.in_turn(what).items():
-                        found[name, pages, sibling] = values
-            finally:
-                companion.stop()
-    for (name, pages, sibling), values in found.items():
-        call, kind = name.split()
-        row: Row = {"call": call, "kind": kind, "pages": pages, "siblings": sibling, **measured("ns", values),
-                    **measured("per_page", [v / pages for v in values])}  # fmt: skip
-        if sibling and (name, pages, 0) in found:
-            row |= measured("extra_ns", [v - sorted(found[name, pages, 0])[len(values) // 2] for v in values])
-            row |= measured("factor", [v / sorted(found[name, pages, 0])[len(values) // 2] for v in values])
-        rows.append(row)
-    return rows
-
-
-def _run_on(cpu: int | None, companion: bench_lab.Companion) -> None:
-    if cpu is not None:
-        os.sched_setaffinity(0, [cpu])
-    companion.run()
-
-
-def _cheaper_huge(rows: Sequence[Row]) -> list[Finding]:
-    found = []
-    for call in ("mprotect", "munmap"):
-        pick = {r["kind"]: r for r in rows if r["call"] == call and not r["siblings"] and r["pages"] == 1024}
-        if len(pick) == 2:
-            ratio = pick["small"]["ns"] / pick["huge"]["ns"]
-            found.append(Finding(f"{call}, 4 MiB", f"{number(ratio)} times as long with small pages",
-                                 verdict_of(ratio >= 2)))  # fmt: skip
-    return found
-
-
-E15 = Experiment(
-    "E15", "page tables and translation caches",
-    "mprotect (read-only and back: two calls) and munmap, by the number of pages, alone and while another thread of "
-    "the process computes on the other CPU, whose translation cache has to be told by an interrupt. Huge: pages of 2 "
-    "MiB, where the kernel gives them.",
-    (
-        Column("call", "call"), Column("kind", "pages of"), Column("pages", "pages of 4 KiB"),
-        Column("siblings", "other threads"), Column("ns", "ns"), Column("per_page", "a page", "ns"),
-        Column("extra_ns", "extra", "ns"), Column("factor", "factor"),
-    ),
-    (
-        Claim("P18", "with several processors every change of a mapping interrupts the others",
-              "with a thread on another CPU it costs at least 1.5 times as much",
-              in_band("factor", Band(low=1.5), "{call}, {pages} pages, {kind}")),
-        Claim("P18b", "fewer, larger pages make it cheaper",
-              "for 4 MiB, small pages cost at least twice as much as huge ones", _cheaper_huge),
-    ),
-    measure_shootdown,
-    (Plot("e15_pages", "Changing page tables", "pages", "ns", "siblings", "pages of 4 KiB", "ns", panel="call"),),
-)  # fmt: skip
-EXPERIMENTS = (E12, E13, E14, E15)
+EXPERIMENTS = (E12, E13, E14)

@@ -15,9 +15,22 @@ from typing import Any, TypeVar
 
 from ustack._core.py import bench_lab
 from ustack._lab.bench import CannotMeasure, Lab, beside, file_of, tap_connection
-from ustack._lab.form import Band, Claim, Column, Experiment, Finding, Plot, Row, crossover, in_band, measured, number
-
-from ustack._lab.form import rising, verdict_of  # isort: skip
+from ustack._lab.form import (
+    PAYS_COLUMNS,
+    Band,
+    Claim,
+    Column,
+    Experiment,
+    Finding,
+    Plot,
+    Row,
+    in_band,
+    measured,
+    number,
+    pays,
+    pays_from,
+    rising,
+)
 
 T = TypeVar("T")
 PAGE = bench_lab.PAGE
@@ -114,7 +127,7 @@ E16 = Experiment(
      Column("ns_per_page", "a page", "ns"), Column("place", "place in the claim")),
     (Claim("X7", f"for a page: {ORDER}", "the medians are in that order, for each size", _order),),
     measure_fbufs,
-    (Plot("e16_fbufs", "A buffer from one process to another", "size", "ns", "variant", "bytes", "ns"),),
+    (Plot("e16_fbufs", "A buffer from one process to another", "size", "ns", "variant", "size of a buffer", "ns"),),
 )  # fmt: skip
 
 
@@ -236,7 +249,7 @@ E20 = Experiment(
 
 # --- E21 --------------------------------------------------------------------------------------------------------------
 
-SENDS = (1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
+SENDS = tuple(1 << k for k in (10, 12, 14, 16, 17, 18, 20))
 QUICK_SENDS = (4 << 10, 64 << 10, 1 << 20)
 RING = 16
 SO_ZEROCOPY = 60
@@ -283,60 +296,79 @@ class Direct:
             one.close()
 
 
+COPIED = "copied"
+SENDERS = {"completion": "with completion", "waiting": "waited for"}
+
+
 def measure_completions(lab: Lab) -> list[Row]:
     """Rows by size: copied, in place with completions, in place and waited for; over a TAP."""
     rows: list[Row] = []
+    costs: dict[str, list[list[float]]] = {}
+    sizes = lab.pick(SENDS, QUICK_SENDS)
     with tap_connection() as (_net, s, kernel), beside(partial(bench_lab.drain, kernel.fileno())):
         try:
-            for size in lab.pick(SENDS, QUICK_SENDS):
-                count = lab.turns(3000 + size / 5, 0.02, least=RING)
-                direct, data = Direct(s, [bytearray(size) for _ in range(RING)]), bytearray(size)
-
-                def timed(act: Callable[[], object], count: int = count, direct: Direct = direct) -> float:
-                    used = bench_lab.cpu_ns()
-                    for _ in range(count):
-                        act()
-                    direct.end()
-                    return (bench_lab.cpu_ns() - used) / count
-
-                found = lab.in_turn({
-                    "copy": partial(timed, partial(s.sendall, data)),
-                    "completion": partial(timed, direct.send),
-                    "waiting": partial(timed, partial(s.sendall, data, direct=True)),
-                })  # fmt: skip
-                row: Row = {"size": size}
+            for size in sizes:
+                row, found = of_size(lab, s, size)
+                rows.append(row)
                 for name, values in found.items():
-                    row |= measured(f"{name}_ns", values)
-                if "completion" in found:
-                    row |= measured("ratio", [x / y for x, y in zip(found["completion"], found["copy"], strict=True)])
-                direct.close()
-                rows.append(row | {"copied": direct.copied})
+                    costs.setdefault(name, []).append(values)
         finally:
             s.close()
-    return rows
+    return rows + [pays_from(name, COPIED, sizes, costs["copy"], costs[key]) for key, name in SENDERS.items()]
 
 
-def _pays_from(rows: Sequence[Row]) -> list[Finding]:
-    points = sorted((r["size"], r["copy_ns"], r["completion_ns"]) for r in rows if "completion_ns" in r)
-    if not points:
-        return []
-    x = crossover(points)
-    text = "never" if x is None else f"from {number(x / 1024)} KiB" + (" at most" if x <= points[0][0] else "")
-    return [Finding("with completions", text, verdict_of(x is not None and 5 << 10 <= x <= 20 << 10))]
+def of_size(lab: Lab, s: Any, size: int) -> tuple[Row, dict[str, list[float]]]:
+    """The row of a size, and the costs of a call in each round."""
+    ring = [bytearray(size) for _ in range(RING)]
+    count, buffers, direct = lab.turns(3000 + size / 5, 0.012, least=RING), cycle(ring), Direct(s, ring)
+
+    def timed(act: Callable[[], object]) -> float:
+        used = bench_lab.cpu_ns()
+        for _ in range(count):
+            act()
+        direct.end()
+        return (bench_lab.cpu_ns() - used) / count
+
+    found = lab.in_turn({
+        "copy": partial(timed, lambda: s.sendall(next(buffers))), "completion": partial(timed, direct.send),
+        "waiting": partial(timed, lambda: s.sendall(next(buffers), direct=True)),
+    })  # fmt: skip
+    direct.close()
+    row: Row = {"size": size}
+    for name, values in found.items():
+        row |= measured(f"{name}_ns", values)
+    row |= measured("ratio", [x / y for x, y in zip(found["completion"], found["copy"], strict=True)])
+    return row | {"copied": "yes" if direct.copied else "no"}, found
+
+
+def _threshold(rows: Sequence[Row]) -> list[Finding]:
+    from ustack import DIRECT_LEAST
+
+    found = []
+    for f in pays(DIRECT_LEAST / 2, DIRECT_LEAST * 2, what=SENDERS["waiting"])(rows):
+        text = f"{f.figure}; the constant is {number(DIRECT_LEAST / 1024)} KiB"
+        found.append(Finding(f.where, text, f.verdict, f.remark))
+    return found
 
 
 E21 = Experiment(
     "E21", "sends in place, with completions",
-    f"a buffer is sent over a TAP: copied; in place with a completion (a ring of {RING} buffers, each used again "
-    "when it is free); in place and waited for. CPU time of the thread that sends, for a call, through the Python "
+    f"{RING} buffers in turn are sent over a TAP: copied; in place with a completion (each used again when it is "
+    "free); in place and waited for. CPU time of the thread that sends, for a call, through the Python "
     "API; where it waits for acknowledgements it looks for them, which is in the figures. Copied: whether a "
     "completion said so.",
     (Column("size", "bytes"), Column("copy_ns", "copied", "ns"), Column("completion_ns", "with completion", "ns"),
-     Column("waiting_ns", "waited for", "ns"), Column("ratio", "completion / copied"), Column("copied", "copied")),
+     Column("waiting_ns", "waited for", "ns"), Column("ratio", "completion / copied"), Column("copied", "copied"),
+     *PAYS_COLUMNS),
     (Claim("X8", "sending in place with a completion pays above about 10 KB",
-           "the size from which it costs less CPU time than copying lies between 5 and 20 KiB", _pays_from),),
+           "the size from which it costs less CPU time than copying lies between 5 and 20 KiB",
+           pays(5 << 10, 20 << 10, what=SENDERS["completion"])),
+     Claim("X8b", "direct=\"auto\" sends in place from the size on from which that is cheaper",
+           "ustack.DIRECT_LEAST is at most twice, and at least half, the size from which a send in place that is "
+           "waited for costs less CPU time than copying", _threshold)),
     measure_completions,
-    (Plot("e21_completions", "CPU time of a send over a TAP", "size", "copy_ns,completion_ns,waiting_ns", ""),),
+    (Plot("e21_completions", "CPU time of a send over a TAP", "size", "copy_ns,completion_ns,waiting_ns", "",
+          "size of a call", "ns a byte", per_x=True),),
     taps=True,
 )  # fmt: skip
 EXPERIMENTS = (E16, E17, E20, E21)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ustack._lab import copies, copying, messages, moving, packets, pages, programs, sources
+from ustack._lab import copies, copying, messages, moving, packets, pages, programs, sources, tables
 from ustack._lab.form import Claim, Experiment, cannot
 
 LATER = "not in this version: it belongs to the whole message layer"
@@ -29,7 +29,7 @@ ABSENT = (
             ("S12", "no application reaches the buffers of another")),
 )  # fmt: skip
 
-MODULES = (copies, packets, copying, sources, moving, messages, pages, programs)
+MODULES = (copies, packets, copying, sources, moving, messages, pages, tables, programs)
 EXPERIMENTS: dict[str, Experiment] = {
     e.number: e
     for e in sorted((e for group in (*(m.EXPERIMENTS for m in MODULES), ABSENT) for e in group),

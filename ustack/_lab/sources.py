@@ -11,6 +11,7 @@ from typing import Any
 from ustack._core.py import bench_lab
 from ustack._lab.bench import CannotMeasure, Lab, beside, file_of, loopback_pair, tap_connection
 from ustack._lab.form import (
+    PAYS_COLUMNS,
     Band,
     Claim,
     Column,
@@ -18,9 +19,11 @@ from ustack._lab.form import (
     Finding,
     Plot,
     Row,
-    crossover,
     in_band,
     measured,
+    pays,
+    pays_from,
+    several,
     verdict_of,
 )
 from ustack._lab.ways import FILES
@@ -32,14 +35,17 @@ PIECE = 64 << 10
 
 SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20)
 QUICK_SIZES = (4 << 10, 64 << 10, 1 << 20, 16 << 20)
+READ, MAPPED = "read", {"map": "map each time", "mapped": "mapping kept"}
 
 
 def measure_mapping(lab: Lab) -> list[Row]:
     """Rows by the size of the file."""
     rows: list[Row] = []
+    costs: dict[str, list[list[float]]] = {}
+    sizes = lab.pick(SIZES, QUICK_SIZES)
     sink = os.memfd_create("lab")
     try:
-        for size in lab.pick(SIZES, QUICK_SIZES):
+        for size in sizes:
             with file_of(size) as file:
                 count = lab.turns(2000 + size / 10, 0.01)
 
@@ -50,24 +56,13 @@ def measure_mapping(lab: Lab) -> list[Row]:
             row: Row = {"size": size}
             for how, values in found.items():
                 row |= measured(f"{how}_ns", values)
+                costs.setdefault(how, []).append(values)
             for how in ("map", "mapped"):
                 row |= measured(f"{how}_ratio", [a / b for a, b in zip(found[how], found["read"], strict=True)])
             rows.append(row)
     finally:
         os.close(sink)
-    return rows
-
-
-def _map_crossing(rows: Any) -> list[Finding]:
-    found = []
-    for key, where in (("map_ns", "mapped for each file"), ("mapped_ns", "mapping kept")):
-        points = sorted((r["size"], r["read_ns"], r[key]) for r in rows)
-        if points:
-            x = crossover(points)
-            text = "never" if x is None else f"from {x / 1024:,.0f} KiB" + (" at most" if x <= points[0][0] else "")
-            # "many kilobytes": more than a few pages, less than a megabyte
-            found.append(Finding(where, text, verdict_of(x is not None and (key == "mapped_ns" or x >= 8192))))
-    return found
+    return rows + [pays_from(name, READ, sizes, costs["read"], costs[how]) for how, name in MAPPED.items()]
 
 
 E4 = Experiment(
@@ -78,16 +73,17 @@ E4 = Experiment(
     (
         Column("size", "bytes"), Column("read_ns", "read", "ns"), Column("map_ns", "map each time", "ns"),
         Column("mapped_ns", "mapping kept", "ns"), Column("map_ratio", "map / read"),
-        Column("mapped_ratio", "kept / read"),
+        Column("mapped_ratio", "kept / read"), *PAYS_COLUMNS,
     ),
     (
         Claim("N11b", "the cost of mapping is outweighed only by many kilobytes",
               "there is a size from which mapping each file is cheaper than reading it, and it is at least 8 KiB; "
               "with a mapping that is kept there is one at all",
-              _map_crossing),
+              several(pays(low=8 << 10, what=MAPPED["map"]), pays(what=MAPPED["mapped"]))),
     ),
     measure_mapping,
-    (Plot("e4_mapping", "A file read, mapped each time, and kept mapped", "size", "read_ns,map_ns,mapped_ns", ""),),
+    (Plot("e4_mapping", "A file read, mapped each time, and kept mapped", "size", "read_ns,map_ns,mapped_ns", "",
+          "size of the file", "ns a byte", per_x=True),),
 )  # fmt: skip
 
 
@@ -186,8 +182,8 @@ E5 = Experiment(
               lambda rows: _less_of_both(rows)),
     ),
     measure_senders,
-    (Plot("e5_senders", "CPU time of the sender for a byte", "size", "cpu_ns", "technique", "bytes a call", "ns a byte",
-          panel="stack"),),
+    (Plot("e5_senders", "CPU time of the sender for a byte", "size", "cpu_ns", "technique", "size of a call",
+          "ns a byte", panel="stack", panel_title="{stack}"),),
     taps=True,
 )  # fmt: skip
 
