@@ -27,7 +27,7 @@ cdef extern from "<errno.h>" nogil:
         ECHILD, EPROTO
 
 
-KINDS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+_KINDS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 
 
 class ChannelBroken(ConnectionError):
@@ -49,7 +49,7 @@ cdef class Channel(End):
 
     def __cinit__(self, sock: object, *, timeout: float | None = 10.0, spin: float = 20e-6):
         cdef int e = 0
-        if not isinstance(sock, socket.socket) or sock.family != socket.AF_UNIX or sock.type not in KINDS:
+        if not isinstance(sock, socket.socket) or sock.family != socket.AF_UNIX or sock.type not in _KINDS:
             raise ValueError(f"a channel is made over a connected UNIX socket of a stream or of packets, not {sock!r}")
         sock.setblocking(False)
         self.waiting = []

@@ -1,0 +1,125 @@
+"""The rest of the rows that claim no CPU copy, in the dark: payload that this process may not touch reaches the peer.
+
+Memory of the program's and files are in test_dark and test_direct_dark, fbufs in test_fbufs, VIA in tests/via.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+
+import pytest
+from beds import PATIENCE, connected, copied, read_all, reading
+from dark import copied_out, dark_stacks
+from helpers import Background
+
+import ustack
+from ustack._core.py.probe_cow import alias
+from ustack._core.py.probe_shm import protect
+
+PAGE = 4096
+SLOT = 69632            # of a link's receive buffers: a page that headers end in, then payload (ext/link/shm_wire.pxd)
+LIGHT = 2 * PAGE
+
+
+def mapping_of(address):
+    """(first, behind) of the mapping that an address lies in."""
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            first, behind = (int(part, 16) for part in line.split()[0].split("-"))
+            if first <= address < behind:
+                return first, behind
+    raise AssertionError("nothing is mapped there")
+
+
+def dies(call):
+    """Whether a child process that runs this dies of touching what it must not."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        with contextlib.suppress(BaseException):
+            call()
+        os._exit(0)
+    return os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGSEGV
+
+
+# --- copy on write ----------------------------------------------------------------------------------------------------
+
+def shared_in_the_dark(**link):
+    """Send pages of a CowBuffer that the stack's own mapping does not show; what arrived, and what was copied."""
+    data = random.Random(21).randbytes(256 * PAGE)
+    buffer = ustack.CowBuffer(len(data))
+    with memoryview(buffer) as view:
+        view[:] = data
+        first = alias(buffer.address)[0]
+        slots = buffer.spare + 256
+        with dark_stacks(link) as (near, far), connected(near, far) as (c, s):
+            protect(first, slots * PAGE, "none")
+            try:
+                with reading(s) as got:
+                    c.sendall(buffer, cow=True)
+                    c.shutdown(socket.SHUT_WR)
+                assert got.result(PATIENCE) == data
+                assert near.stats()["cow.pages"] == 256
+                return copied_out(near)
+            finally:
+                protect(first, slots * PAGE, "write")
+
+
+def test_pages_shared_by_copy_on_write_are_sent_in_the_dark():
+    assert shared_in_the_dark() == {}
+
+
+def test_the_proof_of_shared_pages_can_fail():
+    assert dies(lambda: shared_in_the_dark(max_sg=1, device="thread"))
+
+
+# --- splice, socket to socket -----------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def dark_receive_buffers(client, inner):
+    """The buffers that a stack's link receives into, out of reach of this process but for two pages of each: headers
+    are in the first; packets that are shorter than a page are copied."""
+    client.sendall(bytes(60_000))
+    first = behind = 0
+    taken = 0
+    while taken < 60_000:
+        for block in inner.recv_buffers():
+            taken += len(block)
+            if len(block) >= PAGE:
+                first, behind = mapping_of(block.address)
+    assert (behind - first) % SLOT == 0
+    slots = range(first, behind, SLOT)
+    for at in slots:
+        protect(at + LIGHT, SLOT - LIGHT, "none")
+    try:
+        yield
+    finally:
+        for at in slots:
+            protect(at + LIGHT, SLOT - LIGHT, "write")
+
+
+def spliced_in_the_dark(**link):
+    """A proxy that could not read what it passes on; what its stack has copied."""
+    with (dark_stacks({"slots": 1024} | link) as (near, far), connected(near, far) as (client, inner),
+          connected(near, far) as (server, outer)):
+        size = 4_000_000
+        data = random.Random(22).randbytes(size)
+        with dark_receive_buffers(client, inner):
+            before = copied(far)
+            job = ustack.splice(inner, outer, size, wait=False)
+            got = Background(server.recv, size, socket.MSG_WAITALL)
+            client.sendall(data)
+            assert job.wait(PATIENCE) == size
+            assert got.result(PATIENCE) == data
+            return {name: n - before.get(name, 0) for name, n in copied(far).items() if n > before.get(name, 0)}
+
+
+def test_a_splice_passes_on_what_it_cannot_read():
+    booked = spliced_in_the_dark()
+    assert set(booked) <= {"rx.ring"}       # acknowledgements, and what a window cuts off
+
+
+def test_the_proof_of_splices_can_fail():
+    assert dies(lambda: spliced_in_the_dark(max_sg=1, device="thread"))
