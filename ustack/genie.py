@@ -33,6 +33,7 @@ class Semantics(NamedTuple):
 
 SEMANTICS: dict[str, Semantics] = {
     "copy": Semantics("application", "strong", False),
+    "emulated_copy": Semantics("application", "strong", True),
     "share": Semantics("application", "weak", False),
     "emulated_share": Semantics("application", "weak", True),
     "move": Semantics("system", "strong", False),
@@ -104,7 +105,8 @@ def _chosen(semantics: str) -> Semantics:
 def send(sock: socket, data: Any, semantics: str = "copy") -> int:
     """Send all of ``data`` with a choice of SEMANTICS; returns how many bytes.
 
-    Of the application's: any buffer. Of the system's: a Buffer, which is gone afterwards. In place where the path
+    Of the application's: any buffer ("emulated_copy": without a copy if its pages can be shared copy-on-write, best of
+    a ``ustack.CowBuffer``; it may be written to at once). Of the system's: a Buffer, which is gone afterwards. In place where the path
     allows it (docs/techniques/direct.md), else copied: the promise is the same. Raises what ``sock.sendall`` raises,
     ValueError (unknown semantics, a buffer given away), TypeError (not a Buffer), BufferError (a strong move, views).
     """
@@ -115,6 +117,8 @@ def send(sock: socket, data: Any, semantics: str = "copy") -> int:
         n = view.nbytes
         if semantics == "copy" or n == 0:
             sock.sendall(view)
+        elif semantics == "emulated_copy":
+            sock.sendall(view, cow=True)
         elif chosen.emulated:
             sock.sendall(view, direct=True)
         else:
@@ -138,8 +142,8 @@ def _give(sock: socket, data: Any, chosen: Semantics) -> int:
 def recv(sock: socket, into: Any, semantics: str = "copy") -> int | list[Mblk]:
     """Receive with a choice of SEMANTICS.
 
-    Of the application's: ``into`` is a writable buffer; returns the number of bytes, 0 at the end of the stream. Of the
-    system's: ``into`` is how many bytes at most; returns a list of ``ustack.buffers.Mblk``, read-only, [] at the end.
+    Of the application's: ``into`` is a writable buffer; returns the number of bytes, 0 at the end of the stream
+    ("emulated_copy" exchanges whole pages of a ``ustack.FlipBuffer`` with those received). Of the system's: ``into`` is how many bytes at most; returns a list of ``ustack.buffers.Mblk``, read-only, [] at the end.
     Raises what ``sock.recv_into`` and ``sock.recv_buffers`` raise, ValueError (unknown semantics), TypeError.
     """
     chosen = _chosen(semantics)
@@ -147,4 +151,6 @@ def recv(sock: socket, into: Any, semantics: str = "copy") -> int | list[Mblk]:
         if not isinstance(into, int):
             raise TypeError(f"system-allocated semantics take a number of bytes, not {type(into).__name__}")
         return sock.recv_buffers(into)
+    if semantics == "emulated_copy":
+        return sock.recv_flip(into)
     return sock.recv_into(into)

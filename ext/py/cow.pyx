@@ -14,7 +14,7 @@ from ustack._core.base.counters cimport (
     C_COW_FULL, C_COW_KEPT, C_COW_NESTED, C_COW_PAGES, C_COW_REFUSED, C_COW_SMALL)
 from ustack._core.base.types cimport NS_NEVER, atomic_add64, atomic_cas32, atomic_swap32, cpu_relax, ns_t
 from ustack._core.mem.mblk cimport freemsg, mblk
-from ustack._core.py.buffers cimport drain, lend_buffer
+from ustack._core.py.buffers cimport drain, lend_buffer, release_block
 from ustack._core.py.calls cimport NO_WAIT, wait_for_room
 from ustack._core.py.driver cimport (
     driver, driver_attend, driver_flush_unlock, driver_lock, driver_notify_kick, driver_unlock, sock_note)
@@ -34,6 +34,7 @@ from ustack._core.zerocopy.cow_owner cimport owner_create
 from ustack._core.zerocopy.cow_plain cimport cow_plain_share
 
 cdef enum:
+    MSG_DONTWAIT = 0x40
     MSG_MORE = 0x8000
     CHUNK = 1 << 20             # bytes that are shared, and queued, at once
     LOCK_SPINS = 200
@@ -258,16 +259,17 @@ cdef class _Call:
     cdef bint partial
     cdef size_t done
 
-    cdef bint stop(self):
-        """A timed send ends with the first piece."""
-        return self.partial and self.x.deadline != NO_WAIT and self.done > 0
+    cdef bint patient(self):
+        """Whether to wait for room: a send that may be partial does so for its first piece alone."""
+        return not (self.partial and self.done)
 
     cdef int copy(self, size_t until, bint more) except -1:
         """Send a part as send() does. 1: not all of it went."""
         cdef size_t n
-        while self.done < until and not self.stop():
+        cdef int flags = self.flags | (MSG_MORE if more else 0)
+        while self.done < until:
             n = self.socket._send_bytes(<const char *>self.b.buf + self.done, until - self.done,
-                                        self.flags | (MSG_MORE if more else 0), self.partial)
+                                        flags if self.patient() else flags | MSG_DONTWAIT, self.partial)
             self.done += n
             self.x.held = more
             if self.partial and self.done < until:
@@ -279,7 +281,9 @@ cdef class _Call:
         cdef uint32_t pages = 0
         cdef size_t page = page_size(), chunk
         cdef int r
-        while self.done < until and not self.stop():
+        while self.done < until:
+            if not self.patient():
+                self.x.deadline = NO_WAIT
             self.x.at = <uint8_t *>self.b.buf + self.done
             self.x.left = until - self.done
             if self.x.f == NULL and self.x.keeper == NULL:
@@ -314,8 +318,9 @@ cdef class _Call:
             if not (self.partial and self.done):
                 raise
         finally:
-            freemsg(self.x.keeper)
-            self.x.keeper = NULL
+            if self.x.keeper != NULL:
+                release_block(self.x.keeper)
+                self.x.keeper = NULL
             if self.x.held and not more and self.done < n:
                 with nogil:
                     let_go(self.x.d, self.x.s)
@@ -354,7 +359,7 @@ def send_cow(Socket s not None, data, int flags, bint partial) -> int:
             c.partial = partial
             c.x.d = d
             c.x.s = s.s
-            c.x.deadline = NO_WAIT if flags & 0x40 else s.deadline()        # MSG_DONTWAIT
+            c.x.deadline = NO_WAIT if flags & MSG_DONTWAIT else s.deadline()
             c.x.main_thread = threading.get_ident() == _main_thread
             try:
                 return c.run(first, last)

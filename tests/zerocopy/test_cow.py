@@ -264,6 +264,7 @@ def test_plain_memory_is_copied_for_a_link_that_keeps_packets(mechanism):
     with Wire() as wire:
         assert wire.c.send(m, cow=True) == 2 * PAGE
         assert wire.stats() == {"cow.kept": 1}
+        m.resize(2 * PAGE)                      # nobody holds it
         assert wire.stacks[0].ledger()["tx.copy"][0] == 2 * PAGE
         wire.until(2 * PAGE)
 
@@ -335,6 +336,24 @@ def test_sendall_flags_and_what_a_datagram_socket_says(mechanism):
 def Background_reader(s, n):
     one = Background(s.recv, n, socket.MSG_WAITALL)
     yield lambda: one.result(PATIENCE)
+
+
+def test_a_send_with_a_timeout_takes_what_there_is_room_for(mechanism):
+    """Head, pages and tail, not the first of them alone; and waits for the first room only."""
+    buffer = ustack.CowBuffer(40 * PAGE)
+    view = memoryview(buffer)
+    view[:] = random.Random(8).randbytes(len(view))
+    with two_stacks() as (near, far), connected(near, far) as (c, s):
+        assert c.send(view[100:20 * PAGE - 100], cow=True) == 20 * PAGE - 200
+        assert s.recv(20 * PAGE - 200, socket.MSG_WAITALL) == view[100:20 * PAGE - 100]
+        expected = b""
+        c.settimeout(0.05)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                expected += view[100:100 + c.send(view[100:-100], cow=True)]
+        assert len(expected) > len(view)
+        assert s.recv(len(expected), socket.MSG_WAITALL) == expected
+    view.release()
 
 
 def test_a_mechanism_is_not_changed_while_pages_are_shared(mechanism):

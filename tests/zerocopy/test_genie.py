@@ -4,10 +4,11 @@ import random
 import socket
 
 import pytest
-from beds import PATIENCE, connected, copied, two_stacks
+from beds import PATIENCE, Lossy, connected, copied, two_stacks
 from direct_beds import two_devices
 from helpers import Background
 
+import ustack
 from ustack import genie
 
 DATA = random.Random(6).randbytes(300_000)
@@ -24,6 +25,10 @@ def pair(request):
 
 def made(semantics, data):
     """The bytes in memory of the kind that the semantics send."""
+    if semantics == "emulated_copy":
+        buffer = ustack.CowBuffer(len(data))
+        memoryview(buffer)[:] = data
+        return buffer
     if semantics in APPLICATION:
         return bytearray(data)
     buffer = genie.Buffer(len(data))
@@ -50,8 +55,8 @@ def received(s, n, semantics):
 
 
 def test_the_table():
-    """Each cell of allocation, integrity and optimisation has at most one name."""
-    assert len(set(genie.SEMANTICS.values())) == len(genie.SEMANTICS)
+    """Each cell of allocation, integrity and optimisation has one name."""
+    assert len(set(genie.SEMANTICS.values())) == len(genie.SEMANTICS) == 8
     assert genie.SEMANTICS["copy"] == ("application", "strong", False)
     assert genie.SEMANTICS["emulated_weak_move"] == ("system", "weak", True)
 
@@ -75,12 +80,41 @@ def test_the_end_of_the_stream(pair, receiving):
 
 @pytest.mark.parametrize("semantics", ALL)
 def test_what_is_copied_on_the_way_out(semantics):
-    """One copy by "copy", none by the others where the path sends in place."""
+    """One copy by "copy", none by the others where the path sends in place; of "emulated_copy" what is no whole page."""
     with two_devices() as (near, far), connected(near, far) as (c, s):
         taking = Background(received, s, len(DATA), "move")
         genie.send(c, made(semantics, DATA), semantics)
         assert taking.result(PATIENCE) == DATA
-        assert copied(near) == ({"tx.copy": len(DATA)} if semantics == "copy" else {})
+        expected = {"copy": {"tx.copy": len(DATA)}, "emulated_copy": {"tx.copy": len(DATA) % 4096}}
+        assert copied(near) == expected.get(semantics, {})
+
+
+def test_emulated_copy_keeps_what_was_in_the_buffer_when_it_was_called():
+    """Integrity is strong although nothing was copied: whoever writes to it afterwards is given another page."""
+    with Lossy(lambda raw: False) as wire:
+        c, s = wire.connect()
+        buffer = made("emulated_copy", DATA[:8192])
+        with c, s:
+            genie.send(c, buffer, "emulated_copy")
+            memoryview(buffer)[:5000] = bytes(5000)
+            assert copied(wire.stacks[0]) == {"cow.page": 8192}
+            wire.carry()
+            assert s.recv(10_000) == DATA[:8192]
+            wire.run(lambda: buffer.shared == 0)
+
+
+def test_emulated_copy_exchanges_pages_on_the_way_in():
+    """With segments of whole pages nothing is copied."""
+    with Lossy(lambda raw: False, mtu=4096 + 52, header_split=True) as wire:
+        c, s = wire.connect()
+        room = ustack.FlipBuffer(16384)
+        with c, s:
+            c.send(DATA[:16384])
+            wire.carry()
+            assert genie.recv(s, room, "emulated_copy") == 16384
+            assert bytes(memoryview(room)) == DATA[:16384]
+            assert wire.stacks[1].stats()["flip.pages"] == 4
+            assert "rx.copy" not in copied(wire.stacks[1])
 
 
 @pytest.mark.parametrize("semantics", APPLICATION)
