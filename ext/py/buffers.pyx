@@ -96,6 +96,10 @@ cdef void loan_over(void *arg) noexcept nogil:
     schedule()
 
 
+cdef void given_back(void *arg) noexcept nogil:
+    """What is left to do of a loan that release_block has given back."""
+
+
 cdef void wants_reap(void *arg) noexcept nogil:
     atomic_store32(&reap_wanted, 1)
     schedule()
@@ -561,12 +565,20 @@ cdef mblk *head_of_message(Mblk b) except NULL:
 
 
 cdef void release_block(mblk *m) noexcept:
-    """Free one block, and give back what that sets free."""
+    """Free one block, and give back what that sets free. Memory that was lent at once, and that nobody else has, is
+    given back when this returns, whoever is reaping at the moment."""
     cdef c_arena *a = m.dp.owner
+    cdef dblk *d = m.dp
+    cdef loan *ours = NULL
+    if d.flags & DB_EXTERNAL and d.fn == loan_over and (<loan *>d.arg).at_once and atomic_load32(&d.refs) == 1:
+        ours = <loan *>d.arg
+        d.fn = given_back
     arena_ref(a)
     mb.freeb(m)
     arena_reap(a)
     arena_unref(a)
+    if ours != NULL:
+        push(&waiting_at_once, ours)
     run_loans(&waiting_at_once)
 
 

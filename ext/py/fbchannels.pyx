@@ -14,8 +14,8 @@ from ustack._core.py.errors cimport fail
 from ustack._core.py.fbpools cimport End, deadline_of, sleep_on
 from ustack._core.py.fbufs cimport Fbuf, Hold, own_fbuf, received_fbuf
 from ustack._core.zerocopy.fbchannel cimport (
-    FBC_DESCRIPTORS, FBC_REGIONS, FBD_MORE, FBD_SECURED, FBD_YOURS, fb_descriptor, fbchannel_close, fbchannel_greet,
-    fbchannel_hung_up, fbchannel_introduce, fbchannel_open, fbchannel_unref)
+    FBC_DESCRIPTORS, FBC_MESSAGES, FBC_REGIONS, FBD_MORE, FBD_SECURED, FBD_YOURS, fb_descriptor, fbchannel_close,
+    fbchannel_greet, fbchannel_hung_up, fbchannel_introduce, fbchannel_open, fbchannel_unref)
 from ustack._core.zerocopy.fbpool cimport FB_VOLATILE, fbpool_give, fbpool_regain
 from ustack._core.zerocopy.fbtransfer cimport (
     fbchannel_ask_secure, fbchannel_collect, fbchannel_next, fbchannel_returnable, fbchannel_room, fbchannel_send)
@@ -102,6 +102,7 @@ cdef class Channel(End):
         self.settle(parts, keep)
         self.wait_room(n, deadline_of(timeout))
         self.describe(parts, n, keep, d)
+        self.unchanged(parts, keep)
         self.give(parts, d, n)
         if not keep:
             for f in parts:
@@ -118,6 +119,17 @@ cdef class Channel(End):
                 (<Fbuf>f).settle()
         return 0
 
+    cdef int unchanged(self, list parts, bint keep) except -1:
+        """Another thread, or a signal handler, may have sent or freed one, or looks at it, while this one waited. From
+        here on nobody else comes in."""
+        cdef Fbuf f
+        cdef Hold h
+        for f in parts:
+            h = f.alive()
+            if f.exports and not (keep and h.p != NULL and h.p.flags & FB_VOLATILE):
+                f.settle()
+        return 0
+
     cdef int wait_room(self, int n, ns_t deadline) except -1:
         cdef int room
         while True:
@@ -125,7 +137,8 @@ cdef class Channel(End):
             room = fbchannel_room(self.c)
             if room >= n:
                 return 0
-            self.check(room)
+            self.look_for_end()
+            self.check(self.c.error)
             if deadline == 0:
                 raise BlockingIOError(EAGAIN, "the other side has not given back enough")
             sleep_on([self], deadline, n)
@@ -136,7 +149,7 @@ cdef class Channel(End):
         cdef Hold h
         for i in range(n):
             f = parts[i]
-            h = f.hold
+            h = f.alive()
             d[i].flags = 0
             if h.c == self.c and n == 1 and h.windows == 1 and not keep and fbchannel_returnable(h.c, h.n, h.id):
                 d[i].flags = FBD_YOURS
@@ -193,7 +206,7 @@ cdef class Channel(End):
                 return None
             if deadline == 0:
                 raise BlockingIOError(EAGAIN, "no fbuf has come")
-            sleep_on([self], deadline, 0)
+            sleep_on([self], deadline, FBC_MESSAGES)
 
     def __iter__(self) -> Channel:
         return self
@@ -238,16 +251,24 @@ cdef class Channel(End):
         return None
 
     cdef bint ended(self) except -1:
-        if self.c.error and self.c.error != -ECONNRESET:
+        if not self.look_for_end() or self.waiting:
+            return False
+        if self.c.error != -ECONNRESET:
             self.check(self.c.error)
-        if self.c.error == 0 and not fbchannel_hung_up(self.c):
-            return False
-        message = self.pull() if self.c.error == 0 else None
-        if message is not None:             # it came just before the end
-            self.waiting.append(message)
-            return False
-        fbchannel_close(self.c, -ECONNRESET)
-        return not self.waiting
+        return True
+
+    cdef bint look_for_end(self) except -1:
+        cdef object message
+        if self.c.error == 0 and fbchannel_hung_up(self.c):
+            try:
+                message = self.pull()
+                while message is not None:  # it came just before the end
+                    self.waiting.append(message)
+                    message = self.pull()
+            except ChannelBroken:           # recv() will say so
+                return True
+            fbchannel_close(self.c, -ECONNRESET)
+        return self.c.error != 0
 
     def secure(self, f: Fbuf, timeout: float | None = 1.0) -> None:
         """Ask the producer of a received fbuf to give up its right to write to it, until it comes back; waits for the
@@ -270,10 +291,10 @@ cdef class Channel(End):
             message = self.pull()
             if message is not None:
                 self.waiting.append(message)
-            elif self.ended():
+            elif self.look_for_end() and not h.c.got[h.n].secured[h.id]:
                 raise ConnectionResetError(ECONNRESET, "the producer is gone: nobody can write to the fbuf any more")
             elif not h.c.got[h.n].secured[h.id]:
-                sleep_on([self], deadline, 0)
+                sleep_on([self], deadline, FBC_MESSAGES)
 
     # --- the channel itself -------------------------------------------------------------------------------------------
 

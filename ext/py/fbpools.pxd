@@ -15,6 +15,7 @@ cdef class End:
     cdef object __weakref__
 
     cdef int known_to(self, fbpool *p) except -1
+    cdef bint look_for_end(self) except -1
 
 
 @cython.final
@@ -26,11 +27,12 @@ cdef class Pool:
 
     cdef list known(self)
     cdef int collect(self) except -1
+    cdef bint ended(self) except -1
     cdef uint32_t lent_of(self, End c)
 
 
 # 0: do not wait; NS_NEVER: for ever.
 cdef ns_t deadline_of(object timeout) except -1
-# Until one of the channels has something to do, or, with `room`, can send so many windows. TimeoutError at the
+# Until one of the channels has what is waited for (see FBC_MESSAGES), a return, or its end. TimeoutError at the
 # deadline.
-cdef int sleep_on(list channels, ns_t deadline, int room) except -1
+cdef int sleep_on(list channels, ns_t deadline, int what) except -1

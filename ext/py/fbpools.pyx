@@ -14,7 +14,8 @@ from ustack._core.base.types cimport NS_NEVER, cpu_relax, ns_t
 from ustack._core.py.driver cimport clock_now
 from ustack._core.py.errors cimport check, fail
 from ustack._core.py.fbufs cimport Fbuf, own_fbuf
-from ustack._core.zerocopy.fbchannel cimport FBC_REGIONS, fbchannel_arm, fbchannel_disarm, fbchannel_hung_up
+from ustack._core.zerocopy.fbchannel cimport (
+    FBC_NOTHING, FBC_REGIONS, fbchannel_arm, fbchannel_disarm, fbchannel_hung_up)
 from ustack._core.zerocopy.fbpool cimport (
     FB_FORWARD, FB_ONCE, FB_STRICT, FB_VOLATILE, fbpool, fbpool_create, fbpool_disown, fbpool_take, fbpool_unref)
 from ustack._core.zerocopy.fbtransfer cimport fbchannel_busy, fbchannel_collect
@@ -62,6 +63,10 @@ cdef class End:
                 (<Pool>pool).channels.append(weakref.ref(self))
                 self.told.add(<uintptr_t>p)
         return 0
+
+    cdef bint look_for_end(self) except -1:
+        """If the other side is gone: keep what it sent, and take home what it had. Whether it is at its end."""
+        return self.c.error != 0
 
 
 @cython.final
@@ -121,11 +126,13 @@ cdef class Pool:
             id = fbpool_take(self.p)
             if id != -ENOBUFS:
                 break
+            if self.ended():
+                continue
             if not any(self.lent_of(c) for c in self.known()):
                 raise MemoryError(f"all {self.p.count} buffers of the pool are in this process's hands: free some")
             if deadline == 0:
                 raise BlockingIOError(EAGAIN, "all buffers of the pool are out")
-            sleep_on(self.known(), deadline, 0)
+            sleep_on(self.known(), deadline, FBC_NOTHING)
         check(id, "a buffer of the pool")
         return own_fbuf(self.p, id, 0, <uint32_t>(self.p.size if length is None else length))
 
@@ -139,6 +146,14 @@ cdef class Pool:
         if len(alive) != len(self.channels):
             self.channels = [weakref.ref(c) for c in alive]
         return alive
+
+    cdef bint ended(self) except -1:
+        """Whether a channel has come to its end: what was lent over it is home."""
+        cdef object c
+        cdef bint any_ = False
+        for c in self.known():
+            any_ = (<End>c).look_for_end() or any_
+        return any_
 
     cdef int collect(self) except -1:
         cdef object r, c
@@ -186,16 +201,16 @@ cdef ns_t deadline_of(object timeout) except -1:
     return clock_now() + <ns_t>(timeout * 1e9) if timeout else 0
 
 
-cdef int sleep_on(list channels, ns_t deadline, int room) except -1:
+cdef int sleep_on(list channels, ns_t deadline, int what) except -1:
     """Until one of the channels has something to do. TimeoutError at the deadline."""
     cdef End c
     cdef ns_t now
-    if look(channels, room):
+    if look(channels, what):
         return 0
     poller = select.poll()
     try:
         for c in channels:
-            if fbchannel_arm(c.c, room) or fbchannel_hung_up(c.c):
+            if fbchannel_arm(c.c, what) or fbchannel_hung_up(c.c):
                 return 0
             poller.register(c.c.bell, select.POLLIN)
             poller.register(c.c.sock, select.POLLRDHUP)
@@ -209,7 +224,7 @@ cdef int sleep_on(list channels, ns_t deadline, int room) except -1:
     return 0
 
 
-cdef bint look(list channels, int room) except -1:
+cdef bint look(list channels, int what) except -1:
     """Spin for as long as the channels are told to."""
     cdef End c = channels[0]
     cdef ns_t until = clock_now() + c.spin
@@ -219,7 +234,7 @@ cdef bint look(list channels, int room) except -1:
     while True:
         for _ in range(LOOKS):
             for c in channels:
-                if c.c.error or fbchannel_busy(c.c, room):
+                if c.c.error or fbchannel_busy(c.c, what):
                     return True
             cpu_relax()
         if clock_now() >= until:

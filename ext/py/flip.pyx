@@ -271,6 +271,7 @@ def recv_zerocopy(Socket s not None, ReceiveMapping mapping not None, copybuf) -
             if copybuf is not None:
                 PyBuffer_Release(&b)
         if m != NULL:
+            mapping.let_go()            # of what another thread has had it show meanwhile
             mapping.kept = m
             mapping.mapped = n
             if flip_map(mapping.base, m, n) == 0:

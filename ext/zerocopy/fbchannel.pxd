@@ -49,6 +49,11 @@ cdef struct fb_return:          # in shared memory
 cdef enum:
     FBR_SECURE = 1 << 31
 
+# What is waited for, besides returns: messages, or, from 1 on, room for so many windows.
+cdef enum:
+    FBC_NOTHING = -1
+    FBC_MESSAGES = 0
+
 cdef struct fbchannel
 
 cdef struct introduced:         # by us
@@ -121,8 +126,8 @@ cdef void fbchannel_ring(fbchannel *c) noexcept nogil
 # One more who keeps a buffer, one less: it goes back with the last.
 cdef int fbchannel_keep(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil
 cdef void fbchannel_drop(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil
-# Before sleeping on `bell` and `sock`: 0 if there is nothing to do yet; then a kick will come.
-cdef int fbchannel_arm(fbchannel *c, int room) noexcept nogil
+# Before sleeping on `bell` and `sock`: 0 if what is waited for is not there, nor a return; then a kick will come.
+cdef int fbchannel_arm(fbchannel *c, int what) noexcept nogil
 cdef void fbchannel_disarm(fbchannel *c) noexcept nogil
 # Whether the other side has closed, or died.
 cdef bint fbchannel_hung_up(fbchannel *c) noexcept nogil

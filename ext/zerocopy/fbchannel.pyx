@@ -166,6 +166,8 @@ cdef void fbchannel_close(fbchannel *c, int error) noexcept nogil:
     if c.sock >= 0:
         sys_close(c.sock)
         c.sock = -1
+    if c.bell >= 0:
+        sys_eventfd_signal(c.bell)          # a thread of ours that sleeps holds the socket open
 
 
 cdef void forget_got(received *r) noexcept nogil:
@@ -360,17 +362,18 @@ cdef void fbchannel_drop(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nog
 
 # --- sleeping ---------------------------------------------------------------------------------------------------------
 
-cdef int fbchannel_arm(fbchannel *c, int room) noexcept nogil:
+cdef int fbchannel_arm(fbchannel *c, int what) noexcept nogil:
     cdef uint64_t count
-    cdef int n
+    cdef int n = 0
     if c.error:
         return c.error
     sys_eventfd_take(c.bell, &count)
-    n = ring_arm(&c.in_)
+    if what == FBC_MESSAGES:
+        n = ring_arm(&c.in_)
     if n == 0:
         n = ring_arm(&c.back_in)
-    if n == 0 and room and ring_ready(&c.out) < room:
-        n = ring_arm_for(&c.out, room)
+    if n == 0 and what > 0 and ring_ready(&c.out) < what:
+        n = ring_arm_for(&c.out, what)
     return n
 
 

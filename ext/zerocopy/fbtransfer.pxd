@@ -21,5 +21,5 @@ cdef bint fbchannel_returnable(const fbchannel *c, uint32_t n, uint32_t buffer) 
 cdef int fbchannel_ask_secure(fbchannel *c, uint32_t n, uint32_t buffer) noexcept nogil
 # Take in what was given back, and answer who asks for security. How many, or -errno.
 cdef int fbchannel_collect(fbchannel *c) noexcept nogil
-# Whether there is something to take; or, with `room`, whether so many windows can be sent.
-cdef bint fbchannel_busy(fbchannel *c, int room) noexcept nogil
+# Whether what is waited for (see FBC_MESSAGES), or a return, is there.
+cdef bint fbchannel_busy(fbchannel *c, int what) noexcept nogil

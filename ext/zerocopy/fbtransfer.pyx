@@ -6,9 +6,9 @@ from libc.string cimport memset
 
 from ustack._core.mem.ring cimport ring_owes_kick, ring_put, ring_ready, ring_take
 from ustack._core.zerocopy.fbchannel cimport (
-    FBC_DESCRIPTORS, FBC_REGIONS, FBD_MORE, FBD_SECURED, FBD_YOURS, FBR_SECURE, fb_descriptor, fb_return, fbchannel,
-    fbchannel_broken, fbchannel_come_home, fbchannel_forget, fbchannel_give_back, fbchannel_keep, fbchannel_meet,
-    fbchannel_ring, introduced, received,
+    FBC_DESCRIPTORS, FBC_MESSAGES, FBC_REGIONS, FBD_MORE, FBD_SECURED, FBD_YOURS, FBR_SECURE, fb_descriptor, fb_return,
+    fbchannel, fbchannel_broken, fbchannel_come_home, fbchannel_forget, fbchannel_give_back, fbchannel_keep,
+    fbchannel_meet, fbchannel_ring, introduced, received,
 )
 from ustack._core.zerocopy.fbpool cimport FB_ONCE, fbpool_hold, fbpool_regain, fbpool_secure
 
@@ -206,7 +206,9 @@ cdef int fbchannel_collect(fbchannel *c) noexcept nogil:
     return c.error if c.error else done
 
 
-cdef bint fbchannel_busy(fbchannel *c, int room) noexcept nogil:
-    if room and fbchannel_room(c) >= room:
+cdef bint fbchannel_busy(fbchannel *c, int what) noexcept nogil:
+    if what == FBC_MESSAGES and ring_ready(&c.in_) != 0:
         return True
-    return ring_ready(&c.in_) != 0 or ring_ready(&c.back_in) != 0
+    if what > 0 and fbchannel_room(c) >= what:
+        return True
+    return ring_ready(&c.back_in) != 0

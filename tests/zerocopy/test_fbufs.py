@@ -376,6 +376,103 @@ def test_a_hoarder_meets_back_pressure(ends):
     assert pool.free == 600
 
 
+def test_a_message_that_nobody_takes_does_not_keep_others_from_giving_up(ends):
+    """Who waits for room, or for a buffer, does not look at what came."""
+    a, b = ends
+    theirs, ours = fbufs.Pool(4096, 600), fbufs.Pool(4096, 1)
+    b.send(theirs.alloc())
+    a.send(ours.alloc())
+    for _ in range(511):
+        a.send(theirs.alloc())
+    f = theirs.alloc()
+    for call in (lambda: ours.alloc(timeout=0.01), lambda: a.send(f, timeout=0.01)):
+        with pytest.raises(TimeoutError):
+            Background(call).result(PATIENCE)
+    assert a.recv(0).free() is None
+
+
+@pytest.mark.parametrize("how", ["closes", "hangs up"])
+def test_the_end_of_the_other_side_ends_waiting(how):
+    """For a buffer: it is home. For room: there will be none. What came before is still to be had."""
+    if how == "closes":
+        a, b = fbufs.pair()
+        end = b.close
+    else:                                   # as when its process was killed
+        mine, theirs = socket.socketpair()
+        opened = Background(fbufs.Channel, mine)
+        b = fbufs.Channel(theirs.dup())
+        a = opened.result(PATIENCE)
+
+        def end():
+            theirs.shutdown(socket.SHUT_RDWR)
+            theirs.close()
+    with a, b:
+        pool, other = fbufs.Pool(4096, 1), fbufs.Pool(4096, 600)
+        b.send(other.alloc(3))
+        a.send(pool.alloc())
+        waiting = Background(pool.alloc)
+        end()
+        assert waiting.result(PATIENCE).place == (0, 0)
+        assert len(a.recv(0)) == 3
+        assert a.recv(0) is None
+    a, b = fbufs.pair()
+    with a, b:
+        for _ in range(512):
+            a.send(other.alloc())
+        f = other.alloc()
+        waiting = Background(a.send, f)
+        b.close()
+        with pytest.raises(ConnectionResetError):
+            waiting.result(PATIENCE)
+        assert not f.lost
+
+
+def test_a_producer_that_is_gone_does_not_answer(ends):
+    a, b = ends
+    pool = fbufs.Pool(4096, 2)
+    a.send(pool.alloc())
+    a.send(pool.alloc(5))
+    f = b.recv(PATIENCE)
+    asking = Background(b.secure, f, PATIENCE)
+    a.close()
+    with pytest.raises(ConnectionResetError, match="gone"):
+        asking.result(PATIENCE)
+    assert len(b.recv(0)) == 5
+    assert b.recv(0) is None
+
+
+def test_a_channel_that_another_thread_closes_ends_waiting(ends):
+    a, b = ends
+    waiting = Background(a.recv)
+    assert not waiting._thread.join(0.02)
+    a.close()
+    assert waiting.result(PATIENCE) is None
+    assert b.recv(PATIENCE) is None
+
+
+@pytest.mark.parametrize("how", ["freed", "looked at"])
+def test_an_fbuf_that_changes_while_its_sender_waits_for_room(ends, how):
+    a, b = ends
+    pool = fbufs.Pool(4096, 600)
+    for _ in range(512):
+        a.send(pool.alloc())
+    f = pool.alloc()
+    waiting = Background(a.send, f)
+    waiting._thread.join(0.02)              # it may not have come so far: then it says the same
+    if how == "freed":
+        f.free()
+    else:
+        view = memoryview(f)
+    b.recv(PATIENCE).free()
+    if how == "freed":
+        with pytest.raises(fbufs.FbufLost):
+            waiting.result(PATIENCE)
+    else:
+        with view, pytest.raises(BufferError, match="alive"):
+            waiting.result(PATIENCE)
+    assert a.stats()["lent"] <= 512
+
+
 def test_regions_of_pools_that_are_used_once_make_room_for_others(ends):
     a, b = ends
     for i in range(600):                    # more than a channel can know at a time

@@ -35,6 +35,8 @@ FORGOTTEN = 20.0            # seconds after which a sleeper has been forgotten
 class Storm:
     """One stack, sockets that everybody uses and closes, and threads that do."""
 
+    expected: tuple[type[Exception], ...] = (OSError,)      # what a call may raise
+
     def __init__(self, steps: int, seed: int):
         self.left = steps
         self.seed = seed
@@ -47,6 +49,7 @@ class Storm:
         self.over = threading.Event()
         self.interrupts = 0
         self.armed = False
+        self.menu = self.calls()
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
@@ -123,14 +126,16 @@ class Storm:
 
     # --- threads --------------------------------------------------------------------------------------------------
 
+    def calls(self) -> tuple[Callable[[Random], None], ...]:
+        """What is done at random; what is here twice, twice as often."""
+        return (self.listen, self.connect, self.connect, self.accept, self.accept, self.send, self.send, self.receive,
+                self.receive, self.datagram, self.close, self.look)
+
     def step(self, dice: Random) -> None:
-        """One random call; what it raises is as good as what it returns, if it is an OSError."""
-        calls: tuple[Callable[[Random], None], ...] = (
-            self.listen, self.connect, self.connect, self.accept, self.accept, self.send, self.send, self.receive,
-            self.receive, self.datagram, self.close, self.look)
+        """One random call; what it raises is as good as what it returns, if it is expected."""
         try:
-            dice.choice(calls)(dice)
-        except OSError as error:
+            dice.choice(self.menu)(dice)
+        except self.expected as error:
             self.errors[type(error).__name__] += 1
 
     def work(self, number: int) -> None:
@@ -172,14 +177,18 @@ class Storm:
             sock.settimeout(FORGOTTEN)
         return [one, other]
 
+    def workers(self, couple: list[socket]) -> list[threading.Thread]:
+        """All of them but the main thread."""
+        threads = [threading.Thread(target=self.play, args=(k, couple[k], k == 0), daemon=True) for k in range(2)]
+        return threads + [threading.Thread(target=self.work, args=(k,), daemon=True) for k in range(2, WORKERS - 1)]
+
     def run(self) -> None:
         """Start everybody; the main thread works too, and is interrupted by SIGINT again and again."""
         dice = Random(f"{self.seed}/main")
         for _ in range(10):
             self.keep(self.stack.socket(), dice)
         couple = self.couple()
-        threads = [threading.Thread(target=self.play, args=(k, couple[k], k == 0), daemon=True) for k in range(2)]
-        threads += [threading.Thread(target=self.work, args=(k,), daemon=True) for k in range(2, WORKERS - 1)]
+        threads = self.workers(couple)
         annoyer = threading.Thread(target=self.annoy, args=(threading.main_thread().ident,), daemon=True)
         for thread in (*threads, annoyer):
             thread.start()
@@ -237,14 +246,14 @@ class Storm:
             raise AssertionError(f"blocks that nobody gave back: {self.stack.memory()}")
 
 
-def storm(steps: int, seed: int) -> str:
+def storm(steps: int, seed: int, kind: type[Storm] = Storm) -> str:
     """So many steps of all threads together; what was done, in words. Raises what went wrong; never hangs."""
     warnings.simplefilter("ignore", ResourceWarning)    # an interrupt may come between making a socket and keeping it
     begin = time.monotonic()
     faulthandler.enable()
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
     sys.unraisablehook = lambda what: None              # an interrupt inside a finaliser is lost
-    one = Storm(steps, seed)
+    one = kind(steps, seed)
     signal.signal(signal.SIGINT, one.interrupt)
     try:
         one.run()
