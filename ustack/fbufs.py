@@ -10,6 +10,7 @@ docs/techniques/fbufs.md says who touches the bytes, what protects them, and wha
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 
@@ -40,10 +41,21 @@ def pair(*, spin: float = 20e-6) -> tuple[Channel, Channel]:
     """Two connected channels in one process, for threads and for trying things out."""
     ends = socket.socketpair()
     made: list[Channel] = []
-    other = threading.Thread(target=lambda: made.append(Channel(ends[1], spin=spin)))
+
+    def open_other() -> None:
+        with contextlib.suppress(OSError):      # this thread gave up: then it has the reason
+            made.append(Channel(ends[1], spin=spin))
+
+    other = threading.Thread(target=open_other)
     other.start()
-    mine = Channel(ends[0], spin=spin)
-    other.join()
+    try:
+        mine = Channel(ends[0], spin=spin)
+    except BaseException:
+        for end in ends:
+            end.close()                         # nobody waits for the other's hello
+        raise
+    finally:
+        other.join()
     return mine, made[0]
 
 

@@ -9,6 +9,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
 from libc.errno cimport EFAULT
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uintptr_t
+from libc.string cimport memset
 
 import os
 import weakref
@@ -21,8 +22,9 @@ from ustack._core.mem.mblk cimport freemsg, mblk, msgcopyout, msgdsize
 from ustack._core.py.driver cimport driver, driver_flush_unlock, driver_lock, driver_unlock
 from ustack._core.py.errors cimport fail
 from ustack._core.py.socket cimport Socket
-from ustack._core.stack.sockets cimport SOCK_TCP
+from ustack._core.stack.sockets cimport SOCK_TCP, sock
 from ustack._core.sys.memory cimport mem_unmap
+from ustack._core.tcp.block cimport tcb
 from ustack._core.tcp.tcp cimport tcp_recv, tcp_take_error
 from ustack._core.zerocopy.flip cimport (
     FLIP_PAGE, FLIP_SLOTS, flip_buffer, flip_buffer_create, flip_buffer_forked, flip_buffer_free, flip_copy, flip_into,
@@ -109,7 +111,6 @@ def recv_flip(Socket s not None, buffer, Py_ssize_t nbytes, int flags, bint zero
     cdef flip_result result
     cdef FlipBuffer target
     cdef mblk *m
-    cdef mblk *last
     cdef size_t n
     cdef bint rest
     if flags & ~MSG_DONTWAIT:
@@ -136,13 +137,8 @@ def recv_flip(Socket s not None, buffer, Py_ssize_t nbytes, int flags, bint zero
             m = s._take(n, flags)
             if m == NULL:
                 return 0
-            last = m
-            while last.cont != NULL:
-                last = last.cont
-            # What is still queued may lie in the same storage, on other pages.
-            driver_lock_gil(s.d)
-            rest = not s.s.closed and s.s.tcp.rq_head != NULL and s.s.tcp.rq_head.dp == last.dp
-            driver_unlock(s.d)
+            with nogil:
+                rest = shared_with_queue(s.d, s.s, m)
             n = msgdsize(m)
             flip_into(target.f, <uint32_t>((<uint8_t *>b.buf - target.f.base) // FLIP_PAGE), m, n, rest, zero,
                       &s.d.eng.ctx.book, &result)
@@ -157,9 +153,15 @@ def recv_flip(Socket s not None, buffer, Py_ssize_t nbytes, int flags, bint zero
         PyBuffer_Release(&b)
 
 
-cdef void driver_lock_gil(driver *d) noexcept:
-    with nogil:
-        driver_lock(d)
+cdef bint shared_with_queue(driver *d, sock *s, const mblk *m) noexcept nogil:
+    """Whether what is still queued lies in the same storage as the end of m, on other pages."""
+    cdef bint rest
+    while m.cont != NULL:
+        m = m.cont
+    driver_lock(d)
+    rest = not s.closed and s.tcp.rq_head != NULL and s.tcp.rq_head.dp == m.dp
+    driver_unlock(d)
+    return rest
 
 
 class Received(NamedTuple):
@@ -226,13 +228,44 @@ cdef class ReceiveMapping:
         return <uintptr_t>self.base
 
 
+cdef struct taking:
+    size_t room                 # that can be mapped at most
+    size_t copy                 # that can be copied at most
+    mblk *m                     # to be mapped, n bytes
+    size_t n
+    mblk *tail                  # to be copied, or NULL: skip bytes
+    size_t skip
+    size_t waiting
+    int pending
+
+
+cdef void take(driver *d, sock *s, taking *x) noexcept nogil:
+    """What is there now. (The GIL is not asked for under the lock: who has it may be waiting for the lock.)"""
+    cdef tcb *c = s.tcp
+    cdef int err = 0
+    driver_lock(d)
+    if not s.closed and c.rq_head != NULL:
+        x.n = flip_mappable(c.rq_head)
+        if x.n > x.room:
+            x.n = x.room
+        x.skip = flip_unmappable(c.rq_head, x.n)
+        if x.n:
+            x.m = tcp_recv(c, x.n, 0, &err)
+            if x.m == NULL:
+                x.n = x.skip = 0        # no memory to part a block: the caller tries again
+        if 0 < x.skip <= x.copy and c.rq_len >= x.skip:
+            x.tail = tcp_recv(c, x.skip, 0, &err)
+        x.waiting = c.rq_len
+        x.pending = tcp_take_error(c)
+    driver_flush_unlock(d)
+
+
 def recv_zerocopy(Socket s not None, ReceiveMapping mapping not None, copybuf) -> Received:
     """recv_zerocopy() of ustack.socket."""
     cdef Py_buffer b
-    cdef size_t n, skip, copied = 0, waiting
+    cdef size_t copied = 0
+    cdef taking x
     cdef mblk *m
-    cdef mblk *tail = NULL
-    cdef int err = 0, pending
     s.enter()
     try:
         s._need(SOCK_TCP, "recv_zerocopy")
@@ -244,42 +277,32 @@ def recv_zerocopy(Socket s not None, ReceiveMapping mapping not None, copybuf) -
         if copybuf is not None:
             PyObject_GetBuffer(copybuf, &b, PyBUF_WRITABLE)
         try:
-            driver_lock_gil(s.d)
-            m = NULL
-            n = skip = waiting = 0
-            pending = 0
-            if not s.s.closed and s.s.tcp.rq_head != NULL:
-                n = flip_mappable(s.s.tcp.rq_head)
-                if n > mapping.length:
-                    n = mapping.length
-                skip = flip_unmappable(s.s.tcp.rq_head, n)
-                if n:
-                    m = tcp_recv(s.s.tcp, n, 0, &err)
-                    if m == NULL:
-                        n = skip = 0            # no memory to part a block: the caller tries again
-                if copybuf is not None and 0 < skip <= <size_t>b.len and s.s.tcp.rq_len >= skip:
-                    tail = tcp_recv(s.s.tcp, skip, 0, &err)
-                waiting = s.s.tcp.rq_len
-                pending = tcp_take_error(s.s.tcp)
+            memset(&x, 0, sizeof(x))
+            x.room = mapping.length
+            x.copy = b.len if copybuf is not None else 0
             with nogil:
-                driver_flush_unlock(s.d)
-            if tail != NULL:
-                copied = msgcopyout(&s.d.eng.ctx.book, LR_RX_COPY, tail, 0, b.buf, skip)
-                freemsg(tail)
-                skip = 0
+                take(s.d, s.s, &x)
+            if x.tail != NULL:
+                copied = msgcopyout(&s.d.eng.ctx.book, LR_RX_COPY, x.tail, 0, b.buf, x.skip)
+                freemsg(x.tail)
+                x.skip = 0
         finally:
             if copybuf is not None:
                 PyBuffer_Release(&b)
-        if m != NULL:
-            mapping.let_go()            # of what another thread has had it show meanwhile
-            mapping.kept = m
-            mapping.mapped = n
-            if flip_map(mapping.base, m, n) == 0:
-                bump(s.d, C_FLIP_MAPPED, n // FLIP_PAGE)
-            elif not flip_copy(mapping.base, m, n, &s.d.eng.ctx.book):
+        if x.m != NULL:
+            try:
+                mapping.let_go()        # of what another thread has had it show meanwhile
+            except OSError:
+                freemsg(x.m)
+                raise
+            mapping.kept = x.m
+            mapping.mapped = x.n
+            if flip_map(mapping.base, x.m, x.n) == 0:
+                bump(s.d, C_FLIP_MAPPED, x.n // FLIP_PAGE)
+            elif not flip_copy(mapping.base, x.m, x.n, &s.d.eng.ctx.book):
                 fail(-EFAULT, "the received pages cannot be mapped")
             else:
-                bump(s.d, C_FLIP_HELD, n // FLIP_PAGE)
-        return Received(n, skip, waiting, pending, copied)
+                bump(s.d, C_FLIP_HELD, x.n // FLIP_PAGE)
+        return Received(x.n, x.skip, x.waiting, x.pending, copied)
     finally:
         s.leave()

@@ -140,3 +140,13 @@ def test_threads_that_call_and_close_at_random(seed: int) -> None:
     counts = dict(re.findall(r"(\w+)=(\d+)", done.stdout))
     assert int(counts["steps"]) >= 4000
     assert int(counts["rallies"]) > 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_threads_that_move_bytes_by_every_technique(seed: int) -> None:
+    """Two stacks, and either way to notice writes to shared pages, where the system has both."""
+    done = torture("--moves", "4000", "--first", str(seed))
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = dict(re.findall(r"(\w+)=(\d+)", done.stdout))
+    assert int(counts["steps"]) >= 4000
+    assert int(counts["rallies"]) > 0
