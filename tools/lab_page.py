@@ -6,7 +6,8 @@
     tools/lab_page.py lab.json --into docs/lab.md
 
 The page has a pair of marks for the machine, for the verdicts in short, and for each experiment; ``--into`` replaces
-what lies between the marks that the page has. An experiment that the run lacks keeps what it has.
+what lies between the marks that the page has. An experiment that the run lacks keeps what it has. A few pictures are
+drawn as figures/lab_NAME.svg beside the page, and shown in it; without matplotlib there are none.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ustack._lab import pictures
 from ustack._lab.form import CONFIRMED, NOT_MEASURABLE, REFUTED
+from ustack._lab.registry import EXPERIMENTS
 from ustack._lab.report import machine_line, tables_of
+
+SHOWN = ("e2_packets", "e3_checksum", "e5_senders", "e13_written", "e14_flip", "e21_completions")
 
 
 def begin(name: str) -> str:
@@ -69,8 +74,8 @@ def verdicts(document: dict[str, Any]) -> str:
     return "\n".join(markdown_table(["experiment", "", "claim", "verdict"], rows)) + "\n"
 
 
-def part(experiment: dict[str, Any]) -> str:
-    """How it was measured, the tables, the verdicts with their rules."""
+def part(experiment: dict[str, Any], page: Path | None = None) -> str:
+    """How it was measured, the tables, pictures (drawn beside the page), the verdicts with their rules."""
     lines: list[str] = []
     if experiment["how"]:
         lines += [f"*Measured:* {experiment['how']}", ""]
@@ -78,6 +83,7 @@ def part(experiment: dict[str, Any]) -> str:
         lines += [f"{experiment['not_run'][:1].upper()}{experiment['not_run'][1:]}.", ""]
     for title, heads, rows in tables_of(experiment):
         lines += [*([f"**{title}**", ""] if title else []), *markdown_table(heads, rows), ""]
+    lines += [line for title, path in drawn(experiment, page) for line in (f"![{title}]({path})", "")]
     lines += [f"Not measured: {name}: {why}\n" for name, why in experiment["missing"].items()]
     for c in experiment["claims"]:
         lines += [f"**{c['number']}**: {c['claim']}.  \nRule: {c['rule']}.", ""]
@@ -89,12 +95,23 @@ def part(experiment: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def parts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def drawn(experiment: dict[str, Any], page: Path | None) -> Iterator[tuple[str, str]]:
+    """Draw the pictures of an experiment that are shown beside the page: (title, path from there)."""
+    known = EXPERIMENTS.get(experiment["number"])
+    if page is None or known is None or pictures.why_not():
+        return
+    for plot in known.plots:
+        if plot.name in SHOWN:
+            for file in pictures.draw(known, plot, experiment["rows"], page.parent / "figures", ["svg"], "lab_"):
+                yield plot.title, f"figures/{file.name}"
+
+
+def parts(document: dict[str, Any], page: Path | None = None) -> Iterator[tuple[str, str]]:
     """(name of the marks, text) of everything that a run says."""
     yield "machine", machine(document)
     yield "verdicts", verdicts(document)
     for experiment in document["experiments"]:
-        yield experiment["number"], part(experiment)
+        yield experiment["number"], part(experiment, page)
 
 
 def replaced(page: str, name: str, text: str) -> str:
@@ -117,8 +134,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"## {name}\n\n{text}")
         return 0
     page = args.into.read_text()
+    if why := pictures.why_not():
+        print(f"{args.into}: no pictures: {why}", file=sys.stderr)
     try:
-        for name, text in parts(document):
+        for name, text in parts(document, args.into):
             page = replaced(page, name, text)
     except ValueError as e:
         print(f"{args.into}: {e}", file=sys.stderr)

@@ -131,6 +131,7 @@ def test_a_size_from_which_something_pays_decides():
     assert [bool(f.remark) for f in form.pays(8192)(rows)] == [False, False, True]
     assert [f.where for f in form.pays(what=("b", "c"))(rows)] == ["b against y", "c against y"]
     assert [f.verdict for f in form.pays(high=8192)(rows)] == [CONFIRMED, REFUTED, REFUTED]
+    assert [f.verdict for f in form.never_pays()(rows)] == [REFUTED, CONFIRMED, REFUTED]
 
 
 def test_the_constant_of_direct_auto_is_judged():

@@ -73,6 +73,33 @@ def test_the_parts_of_a_page_are_replaced_and_the_rest_stays(tmp_path):
             assert part in text
 
 
+def test_pictures_are_drawn_beside_the_page_and_shown_in_it(tmp_path):
+    pytest.importorskip("matplotlib")
+    (plot,) = (p for p in EXPERIMENTS["E14"].plots if p.name in lab_page.SHOWN)
+    rows = [{"size": n, **dict.fromkeys(plot.y.split(","), 2.0 * n)} for n in (4096, 65536)]
+    data, target = tmp_path / "lab.json", tmp_path / "lab.md"
+    data.write_text(json.dumps(DOCUMENT | {"experiments": [EXPERIMENT | {"number": "E14", "rows": rows}]}))
+    target.write_text(page("machine", "verdicts", "E14"))
+    assert lab_page.main([str(data), "--into", str(target)]) == 0
+    (path,) = re.findall(r"!\[Moving pages against copying them\]\((.*)\)", target.read_text())
+    assert "<svg" in (tmp_path / path).read_text()
+    assert [f.name for f in (tmp_path / "figures").iterdir()] == [Path(path).name] == ["lab_e14_flip.svg"]
+
+
+def test_without_matplotlib_a_page_has_no_pictures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lab_page.pictures, "why_not", lambda: "it is missing")
+    data, target = tmp_path / "lab.json", tmp_path / "lab.md"
+    data.write_text(json.dumps(DOCUMENT))
+    target.write_text(page("machine", "verdicts", "E3"))
+    assert lab_page.main([str(data), "--into", str(target)]) == 0
+    assert "no pictures: it is missing" in capsys.readouterr().err
+    assert "![" not in target.read_text()
+
+
+def test_every_picture_that_is_shown_exists():
+    assert set(lab_page.SHOWN) <= {p.name for e in EXPERIMENTS.values() for p in e.plots}
+
+
 def test_a_page_without_marks_is_left_alone(tmp_path, capsys):
     data, target = tmp_path / "lab.json", tmp_path / "lab.md"
     data.write_text(json.dumps(DOCUMENT))

@@ -21,6 +21,7 @@ PAGE = bench_lab.PAGE
 SENDING = "send(cow=True) against send(), by the share of pages that are written to before the peer has them"
 SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 QUICK_SIZES = (16 << 10, 256 << 10)
+MECHANISMS = ("userfaultfd", "mprotect")
 SHARES = {0.0: "no page", 1 / 64: "1 page of 64", 1 / 16: "1 of 16", 1 / 4: "1 of 4", 1.0: "every page"}
 
 
@@ -30,7 +31,7 @@ def sending(lab: Lab) -> list[Row]:
 
     rows: list[Row] = []
     before = ustack.cow_mechanism()
-    for mechanism in ("userfaultfd", "mprotect"):
+    for mechanism in MECHANISMS:
         try:
             ustack.cow_mechanism(mechanism)
         except OSError as e:
@@ -106,9 +107,14 @@ def of_mechanism(lab: Lab, mechanism: str, sends: Sends) -> list[Row]:
     for share in SHARES:
         columns = costs.get((share, True), [])
         if len(columns) > 1:
-            name = f"send(cow=True), {SHARES[share]} written to, {mechanism}"
+            name = named(share, mechanism)
             rows.append(pays_from(name, "send()", sizes[-len(columns):], costs[share, False], columns))
     return rows
+
+
+def named(share: float, mechanism: str) -> str:
+    """What is compared with send()."""
+    return f"send(cow=True), {SHARES[share]} written to, {mechanism}"
 
 
 def break_even(shared: Sequence[float], copied: Sequence[float], all_written: Sequence[float], pages: int) -> Row:
@@ -193,6 +199,11 @@ def pages_of(segment: int, most: int) -> Iterator[Pages]:
         yield made
 
 
+def received(way: str, segment: int) -> str:
+    """What is compared with recv_into()."""
+    return f"{WAYS[way]}, segments of {segment} B"
+
+
 def receiving(lab: Lab) -> list[Row]:
     """Rows by segment and size, and where each way begins to pay."""
     rows: list[Row] = []
@@ -210,6 +221,6 @@ def receiving(lab: Lab) -> list[Row]:
         except CannotMeasure as e:
             lab.missing["receiving by page"] = str(e)
             break
-        rows += [pays_from(f"{WAYS[way]}, segments of {segment} B", WAYS["copied"], sizes, costs["copied"], costs[way])
+        rows += [pays_from(received(way, segment), WAYS["copied"], sizes, costs["copied"], costs[way])
                  for way in ("flipped", "shown", "loaned")]  # fmt: skip
     return rows

@@ -12,35 +12,40 @@ from ustack._lab.form import Band, Claim, Column, Experiment, Finding, Row, equa
 from ustack._lab.ways import BEDS, CHUNK, EXPECTED, PAIRS, RING, Sample
 
 COST = "what a copy costs"
-WARM, COLD = "memcpy of a block again and again", f"memcpy of blocks out of {RING * CHUNK >> 20} MiB"
+MEMCPY = "memcpy"
 
 
 def measure(lab: Lab) -> list[Row]:
     """Rows of each bed, and between the rows of a bed the differences."""
-    room, turns = bench_lab.Room(2 * RING * CHUNK), lab.turns(CHUNK / 20, 0.005)
-    found = lab.in_turn({
-        WARM: partial(room.copying, "copy", "", CHUNK, turns),
-        COLD: partial(room.consume, CHUNK, turns, copied=True, used=False),
-    })  # fmt: skip
-    costs = {name: [ns / CHUNK for ns in values] for name, values in found.items()}
+    room = bench_lab.Room(2 * RING * CHUNK)
     rows: list[Row] = []
     for name, (bed, cold) in BEDS.items():
         try:
             with bed() as samples:
-                rows += measure_bed(lab, samples, costs[COLD if cold else WARM])
+                rows += measure_bed(lab, samples, partial(memcpy, room, cold))
         except CannotMeasure as e:
             lab.missing[name] = str(e)
-    own: list[Row] = [{"table": COST, "pair": name, **measured("memcpy_ns_per_byte", x)} for name, x in costs.items()]
-    return [*rows, *own]
+    return rows
 
 
-def measure_bed(lab: Lab, samples: list[Sample], memcpy: Sequence[float]) -> list[Row]:
-    """The rows of the samples, in turn; and what a copy costs, from the rounds."""
-    seconds, rounds = lab.pick((0.02, 3), (0.01, 1))  # many short rounds: a disturbance spoils one, not a share of all
-    found = lab.in_turn({s.technique: partial(s.run, seconds) for s in samples}, rounds=rounds * lab.repeats)
+def memcpy(room: bench_lab.Room, cold: bool, seconds: float) -> float:
+    """ns of CPU time for a byte: of a block again and again, or of blocks out of half of the room, into a buffer."""
+    count, began = max(1, int(seconds * 1e9 / (CHUNK / 15))), bench_lab.cpu_ns()
+    if cold:
+        room.consume(CHUNK, count, copied=True, used=False)
+    else:
+        room.copying("copy", "", CHUNK, count)
+    return (bench_lab.cpu_ns() - began) / (count * CHUNK)
+
+
+def measure_bed(lab: Lab, samples: list[Sample], copy: Callable[[float], float]) -> list[Row]:
+    """The rows of the samples, in turn with a copy; and what a copy of theirs costs, from the rounds."""
+    seconds, rounds = lab.pick((0.02, 2), (0.01, 1))  # many short rounds: a disturbance spoils one, not a share of all
+    runs = {s.technique: partial(s.run, seconds) for s in samples} | {MEMCPY: partial(copy, seconds / 2)}
+    found = lab.in_turn(runs, rounds=rounds * lab.repeats)
     rows = [s.row(found[s.technique]) for s in samples if s.technique in found]
     made = {row["technique"]: row for row in rows}
-    typical = median(memcpy)
+    typical = median(found[MEMCPY])
     for more, fewer in PAIRS:
         if more in made and fewer in made:
             copies = made[more]["cpu_copies"] - made[fewer]["cpu_copies"]
@@ -50,7 +55,8 @@ def measure_bed(lab: Lab, samples: list[Sample], memcpy: Sequence[float]) -> lis
                     "table": COST, "pair": f"{more} - {fewer}", "link": made[more]["link"], "copies_apart": copies,
                     **measured("copies_cost", each),
                 })  # fmt: skip
-    return rows
+    link = samples[0].link
+    return [*rows, {"table": COST, "pair": MEMCPY, "link": link, **measured("memcpy_ns_per_byte", found[MEMCPY])}]
 
 
 def _counted(*techniques: str) -> Callable[[Sequence[Row]], list[Finding]]:
@@ -75,12 +81,12 @@ E1 = Experiment(
     "and the link, or the link and the program that receives; a read of the file counts as one. Device copies: what "
     "the link's system call or the device moves (0 over the in-memory link, which passes references). Bus: twice the "
     "CPU copies, and the device's. ns/B: CPU time of the thread in the calls that send, or that receive; for splice "
-    "and messages with the neighbours in it, who do the same for both of a pair. memcpy: into a buffer, of a block "
-    f"again and again, or, where {RING * CHUNK >> 20} MiB are sent, of blocks out of as many. direct, fbuf (of another "
-    "program's making, over TAP and shm): with completions. The receiving rows: from Linux, in segments of whole "
-    "pages. Proof: what the number of copies rests on: the ledger; identity (the receiver sees the very pages that "
-    "were sent, or others than before the call: by file and offset); prot_none (a process that could not read the "
-    "payload has sent it, over shm).",
+    "and messages with the neighbours in it, who do the same for both of a pair. memcpy: in the same rounds, into a "
+    f"buffer, of a block again and again, or, where {RING * CHUNK >> 20} MiB are sent, of blocks out of as many. "
+    "direct, fbuf (of another program's making, over TAP and shm): with completions. The receiving rows: from Linux, "
+    "in segments of whole pages. Proof: what the number of copies rests on: the ledger; identity (the receiver sees "
+    "the very pages that were sent, or others than before the call: by file and offset); prot_none (a process that "
+    "could not read the payload has sent it, over shm).",
     (
         Column("technique", "technique"), Column("pair", "difference"), Column("link", "link"),
         Column("cpu_copies", "CPU copies"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -287,6 +287,15 @@ def pays(low: float = 0.0, high: float = math.inf, **only: Any) -> Judge:
     return judge
 
 
+def never_pays(**only: Any) -> Judge:
+    """The rule: rows of ``pays_from`` have no size."""
+
+    def judge(rows: Sequence[Row]) -> list[Finding]:
+        return [replace(f, verdict=verdict_of(f.verdict == REFUTED)) for f in pays(**only)(rows)]
+
+    return judge
+
+
 def several(*judges: Judge) -> Judge:
     """The findings of all of them."""
     return lambda rows: [f for judge in judges for f in judge(rows)]
@@ -329,6 +338,7 @@ class Plot:
     table: str = ""  # rows of this table
     only: tuple[tuple[str, Any], ...] = ()  # rows whose columns have these values
     per_x: bool = False  # y is divided by x: the cost of a byte
+    counts: bool = False  # x is no number of bytes
 
 
 @dataclass(frozen=True)

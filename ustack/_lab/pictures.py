@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from ustack._lab.form import Experiment, Plot, Row
 __all__ = ["Series", "draw", "series_of", "why_not", "write"]
 
 FORMATS = ("svg", "png")
-ABREAST = 2  # panels
+ABREAST = 2  # panels, but for three
 COLOURS = ("#1f5fa8", "#c25114", "#2b8a3e", "#8c3fa0", "#7a6a00", "#b3123a", "#0d8f93", "#555555")
 MARKERS = "osD^v<>P"
 TICKS = 6  # at most so many figures below an axis
@@ -70,12 +71,18 @@ def ticks(low: float, high: float) -> list[float]:
     return [float(1 << k) for k in range(first + (-first) % step, last + 1, step) if low <= 1 << k <= high]
 
 
+def spans_little(series: Sequence[Series]) -> bool:
+    """Less than two powers of ten, which would leave an axis without figures."""
+    values = [p[1] for s in series for p in s.points]
+    return max(values) < 100 * min(values)
+
+
 def drawing(plot: Plot, series: Sequence[Series]) -> Any:
     """A figure: panels with common axes, one legend below all of them; bars are quartiles."""
     ticker = importlib.import_module("matplotlib.ticker")
     panels = list(dict.fromkeys(s.panel for s in series))
     names = list(dict.fromkeys(s.name for s in series))
-    across = min(ABREAST, len(panels))
+    across = min(ABREAST, len(panels)) if len(panels) != 3 else 3
     down = -(-len(panels) // across)
     picture = importlib.import_module("matplotlib.figure").Figure(
         figsize=(4.2 * across + 0.6, 2.8 * down + 1.1), layout="constrained")  # fmt: skip
@@ -94,13 +101,16 @@ def drawing(plot: Plot, series: Sequence[Series]) -> Any:
                 above = [max(high - y, 0.0) for y, high in zip(ys, highs, strict=True)]
                 shown[s.name] = axes.errorbar(
                     xs, ys, [below, above], label=s.name, markersize=4, linewidth=1.2,
-                    color=COLOURS[n % len(COLOURS)], marker=MARKERS[n % len(MARKERS)], capsize=2,
+                    color=COLOURS[n % len(COLOURS)], marker=MARKERS[n % len(MARKERS)],
                 )  # fmt: skip
         axes.set_title(panels[k], fontsize=10)
         axes.grid(visible=True, alpha=0.3)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if spans_little(series) else (1,)))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _place: f"{y:,g}"))
         axes.tick_params(labelsize=8)
         if k + across >= len(panels):
             axes.set_xlabel(plot.x_title, fontsize=9)
@@ -109,10 +119,16 @@ def drawing(plot: Plot, series: Sequence[Series]) -> Any:
             axes.set_ylabel(plot.y_title, fontsize=9)
     values = [p[0] for s in series for p in s.points]
     grid.flat[0].xaxis.set_major_locator(ticker.FixedLocator(ticks(min(values), max(values))))
-    grid.flat[0].xaxis.set_major_formatter(ticker.FuncFormatter(size_text))
+    text = ticker.FuncFormatter((lambda x, _place: f"{x:.0f}") if plot.counts else size_text)
+    grid.flat[0].xaxis.set_major_formatter(text)
     if len(names) > 1 or names[0]:
         picture.legend(shown.values(), shown, loc="outside lower center", ncols=min(len(names), 2 * across), fontsize=9)
     return picture
+
+
+def shortened(svg: str) -> str:
+    """Two digits behind the point, and no indentation: for people's eyes the same."""
+    return re.sub(r"\n *", "\n", re.sub(r"(?<=\d\.\d\d)\d+", "", svg))
 
 
 def draw(
@@ -131,6 +147,8 @@ def draw(
         for form in forms:
             files.append(directory / f"{prefix}{plot.name}.{form}")
             picture.savefig(files[-1], dpi=130, metadata={"Date": None} if form == "svg" else None)
+            if form == "svg":
+                files[-1].write_text(shortened(files[-1].read_text()))
     return files
 
 

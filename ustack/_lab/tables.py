@@ -91,6 +91,6 @@ E15 = Experiment(
     ),
     measure_shootdown,
     (Plot("e15_pages", "Changing page tables", "pages", "ns", "company", "pages of 4 KiB", "ns",
-          panel="call", panel_title="{call}", only=(("kind", "small"),)),),
+          panel="call", panel_title="{call}", only=(("kind", "small"),), counts=True),),
 )  # fmt: skip
 EXPERIMENTS = (E15,)
