@@ -204,9 +204,11 @@ cdef void error_input(inet *net, mblk *m, const ip_packet *ip, const icmp_header
     e.code = h.code
     e.kind = kind_of(h.type, h.code)
     if e.kind == ICMP_ERR_TOO_BIG:
-        # Only DF packets are too big, and only for an MTU below their own length (RFC 1191 5, 5927 7.2).
+        # Only DF packets are too big, and only for an MTU below their own length (RFC 1191 5, 5927 7.2). TCP knows what
+        # it has in flight, and need not trust the quote: on the way it may have been changed, or cut.
         e.mtu = h.mtu if h.mtu else plateau(quoted.total_len)
-        if not quoted.df or e.mtu >= quoted.total_len or e.mtu < ICMP_LEAST_MTU:
+        if (e.proto != IPPROTO_TCP_ and (not quoted.df or e.mtu >= quoted.total_len)
+                or e.mtu < ICMP_LEAST_MTU and (e.mtu or e.proto != IPPROTO_TCP_)):
             count(&net.ctx.n, C_ICMP_QUOTE)
             return
     dispatch(net, &e)

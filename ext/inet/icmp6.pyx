@@ -152,9 +152,10 @@ cdef void error_input(inet *net, mblk *m, const ip_packet *ip, const icmp6_heade
     e.code = h.code
     e.kind = kind_of(h.type, h.code)
     if e.kind == ICMP_ERR_TOO_BIG:
-        # Less than every link carries is discarded, and only a packet larger than that was too big (RFC 8201 4).
+        # Less than every link carries is discarded, and only a packet larger than that was too big (RFC 8201 4); TCP
+        # knows what it has in flight.
         e.mtu = h.word
-        if e.mtu < IP6_MIN_MTU or e.mtu >= <uint32_t>quoted.payload + IP6_LEN:
+        if e.mtu < IP6_MIN_MTU or e.proto != IPPROTO_TCP_ and e.mtu >= <uint32_t>quoted.payload + IP6_LEN:
             count(&net.ctx.n, C_ICMP_QUOTE)
             return
     dispatch(net, &e)

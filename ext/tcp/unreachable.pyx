@@ -1,27 +1,28 @@
 """ICMP errors about our segments: see unreachable.pxd."""
 
-from libc.errno cimport EACCES, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from ustack._core.base.addr cimport flow
+from ustack._core.base.addr cimport flow, ip_is4
 from ustack._core.base.counters cimport C_TCP_ICMP_HARD, C_TCP_ICMP_IGNORED, C_TCP_PMTU, count
 from ustack._core.base.seq cimport seq_geq, seq_lt
 from ustack._core.inet.demux cimport flow_entry, flow_find
-from ustack._core.inet.inet cimport (
-    ICMP_ERR_ADMIN, ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_POLICY, ICMP_ERR_PORT, ICMP_ERR_PROTO, ICMP_ERR_TOO_BIG,
-    ICMP_ERR_TTL, ip_error,
-)
+from ustack._core.inet.inet cimport ICMP_ERR_TOO_BIG, icmp_errno, ip_error
 from ustack._core.inet.pmtu cimport pmtu_learn
-from ustack._core.tcp.block cimport TF_PATH, flight, has, tcb
+from ustack._core.tcp.block cimport TF_PATH, TF_TS, flight, has, tcb
 from ustack._core.tcp.close cimport conn_end
 from ustack._core.tcp.recovery cimport recovery_resend_all
 from ustack._core.tcp.segment cimport seg_sizes
 from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED, TCPS_SYN_SENT, tcp
+from ustack._core.wire.ip4 cimport IP4_LEN
+from ustack._core.wire.ip6 cimport IP6_LEN
+from ustack._core.wire.tcp cimport TCP_LEN
 
 cdef enum:
     PMTU_MIN = 552              # Linux's: less is not believed
     PMTU_UNKNOWN = 576          # from a router that does not say (RFC 1191 5)
+    MAX_OPTIONS = 40
+    TS_OPTION = 12
 
 
 cdef tcb *find(tcp *t, const ip_error *e) noexcept nogil:
@@ -41,20 +42,6 @@ cdef tcb *find(tcp *t, const ip_error *e) noexcept nogil:
     return c if seq_geq(e.seq, c.snd_una) and seq_lt(e.seq, c.snd_nxt) else NULL
 
 
-cdef int errno_of(int kind) noexcept nogil:
-    if kind == ICMP_ERR_NET:
-        return ENETUNREACH
-    if kind == ICMP_ERR_PROTO:
-        return ENOPROTOOPT
-    if kind == ICMP_ERR_PORT:
-        return ECONNREFUSED
-    if kind == ICMP_ERR_POLICY:
-        return EACCES
-    if kind in (ICMP_ERR_HOST, ICMP_ERR_ADMIN, ICMP_ERR_TTL):
-        return EHOSTUNREACH
-    return 0
-
-
 cdef void tcp_error(void *proto, const ip_error *e) noexcept nogil:
     cdef tcp *t = <tcp *>proto
     cdef tcb *c = find(t, e)
@@ -65,16 +52,24 @@ cdef void tcp_error(void *proto, const ip_error *e) noexcept nogil:
     if e.kind == ICMP_ERR_TOO_BIG:
         too_big(c, e.mtu)
         return
-    error = errno_of(e.kind)
+    error = icmp_errno(e.kind)
     # A connection that works is not ended by anybody's say-so (RFC 5927 5.2): only one that is being opened. What was
     # said is remembered: should the connection time out, that is the reason to tell (RFC 1122 4.2.3.9).
-    if error == 0 or c.state not in (TCPS_SYN_SENT, TCPS_SYN_RECEIVED):
-        if error:
-            c.error_soft = error
+    if c.state not in (TCPS_SYN_SENT, TCPS_SYN_RECEIVED):
+        c.error_soft = error
         count(&t.ctx.n, C_TCP_ICMP_IGNORED)
         return
     count(&t.ctx.n, C_TCP_ICMP_HARD)
     conn_end(c, error)
+
+
+cdef uint32_t largest_in_flight(const tcb *c) noexcept nogil:
+    """Bytes of the largest packet that may be meant: none larger was sent (RFC 5927 7.2)."""
+    cdef uint32_t header = (IP4_LEN if ip_is4(&c.link.key.raddr) else IP6_LEN) + TCP_LEN
+    cdef uint32_t n = flight(c)
+    if c.state in (TCPS_SYN_SENT, TCPS_SYN_RECEIVED):
+        return header + MAX_OPTIONS
+    return header + (TS_OPTION if has(c, TF_TS) else 0) + (n if n < c.snd_mss else c.snd_mss)
 
 
 cdef void too_big(tcb *c, uint32_t mtu) noexcept nogil:
@@ -83,7 +78,7 @@ cdef void too_big(tcb *c, uint32_t mtu) noexcept nogil:
         mtu = PMTU_UNKNOWN
     if mtu < PMTU_MIN:
         mtu = PMTU_MIN
-    if not has(c, TF_PATH) or mtu >= c.way.mtu:
+    if not has(c, TF_PATH) or mtu >= c.way.mtu or mtu >= largest_in_flight(c):
         count(&t.ctx.n, C_TCP_ICMP_IGNORED)
         return
     count(&t.ctx.n, C_TCP_PMTU)

@@ -390,12 +390,25 @@ def test_errors_reach_the_transport_that_they_quote(kind: int, code: int, meanin
 def test_too_big_needs_a_plausible_mtu():
     with Host() as host:
         host.listen(6)
-        quote = IP(src=US, dst=PEER, flags="DF", len=1500) / TCP(sport=5, dport=80, seq=1)
-        assert report(host, 3, 4, quote, 1400)[0][4:6] == (5, 1400)
-        assert report(host, 3, 4, quote, 0)[0][4:6] == (5, 1492)     # an old router: the next plateau (RFC 1191)
-        for mtu in (68, 551, 1500, 9000):
+        host.listen(17)
+        for transport in (TCP(sport=5, dport=80, seq=1), UDP(sport=5, dport=80)):
+            quote = IP(src=US, dst=PEER, flags="DF", len=1500) / transport
+            assert report(host, 3, 4, quote, 1400)[0][4:6] == (5, 1400)
+            assert report(host, 3, 4, quote, 0)[0][4:6] == (5, 1492)     # an old router: the next plateau (RFC 1191)
+            for mtu in (68, 551):
+                assert report(host, 3, 4, quote, mtu) == []
+        for mtu in (1500, 9000):
             assert report(host, 3, 4, quote, mtu) == []
-        assert report(host, 3, 4, IP(src=US, dst=PEER, len=1500) / TCP(), 1400) == []      # was not DF
+        assert report(host, 3, 4, IP(src=US, dst=PEER, len=1500) / UDP(), 1400) == []      # was not DF
+
+
+def test_tcp_judges_by_what_is_in_flight_not_by_the_quote():
+    """On the way quotes get changed: TCP is told whatever their length and DF say."""
+    with Host() as host:
+        host.listen(6)
+        quote = IP(src=US, dst=PEER, len=40) / TCP(sport=5, dport=80, seq=1)
+        assert report(host, 3, 4, quote, 1400)[0][4:6] == (5, 1400)
+        assert report(host, 3, 4, quote, 0)[0][4:6] == (5, 0)
 
 
 @pytest.mark.parametrize("quote", [

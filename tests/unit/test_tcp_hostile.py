@@ -99,6 +99,16 @@ def test_too_big_lowers_the_segment_size_if_it_is_credible():
     assert p.conn.info()["snd_mss"] == 512
 
 
+@pytest.mark.parametrize(("sent", "mtu", "credible"), [(100, 1000, False), (960, 1000, False), (961, 1000, True),
+                                                       (5840, 1000, True), (5840, 1499, True), (5840, 1500, False)])
+def test_nothing_in_flight_that_fits_can_have_been_too_big(sent: int, mtu: int, credible: bool):
+    p = established(nodelay=1)
+    p.conn.send(b"x" * sent)
+    p.recv_all()
+    p.host.icmp(5, (US, 80), (PEER, 4000), p.ours + 1, mtu)
+    assert p.conn.info()["snd_mss"] == (mtu - 40 if credible else 1460)
+
+
 # --- H4: SYN flood ------------------------------------------------------------------------------------------------
 def test_syn_flood_is_bounded_and_harms_nobody():
     host = Host(US, limit=1_000_000)
