@@ -14,8 +14,8 @@ from ustack._core.stack.sockets cimport SOCK_TCP, SOCK_UDP, sock
 from ustack._core.tcp.tcp cimport (
     TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2,
     TCPO_MAX_PACING_RATE, TCPO_MAXSEG, TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT,
-    TCPO_REUSEADDR, TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPO_V6ONLY, TCPS_LISTEN,
-    tcp_get_congestion, tcp_get_info, tcp_getopt, tcp_info, tcp_setopt, tcp_state, tcp_take_error)
+    TCPO_REUSEADDR, TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_SYNCNT, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPO_V6ONLY,
+    TCPS_LISTEN, tcp_get_congestion, tcp_get_info, tcp_getopt, tcp_info, tcp_setopt, tcp_state, tcp_take_any_error)
 from ustack._core.udp.udp cimport udp_pcb, udp_take_error
 
 cdef enum:
@@ -63,6 +63,7 @@ cdef enum:
     TCP_KEEPIDLE = 4
     TCP_KEEPINTVL = 5
     TCP_KEEPCNT = 6
+    TCP_SYNCNT = 7
     TCP_LINGER2 = 8
     TCP_QUICKACK = 12
     TCP_USER_TIMEOUT = 18
@@ -91,6 +92,8 @@ cdef int tcp_option(int level, int name) noexcept nogil:
         return TCPO_KEEPINTVL
     if name == TCP_KEEPCNT:
         return TCPO_KEEPCNT
+    if name == TCP_SYNCNT:
+        return TCPO_SYNCNT
     if name == TCP_LINGER2:
         return TCPO_LINGER2
     if name == TCP_QUICKACK:
@@ -262,7 +265,7 @@ cdef int option_get(sock *s, int level, int name, int64_t *value) noexcept nogil
         return -EBADF
     if level == SOL_SOCKET and name == SO_ERROR:
         if s.kind == SOCK_TCP:
-            value[0] = tcp_take_error(s.tcp)
+            value[0] = tcp_take_any_error(s.tcp)
         else:
             value[0] = -(udp_take_error(s.udp) if s.kind == SOCK_UDP else ping_take_error(s.ping))
         return 0

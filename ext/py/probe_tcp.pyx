@@ -37,7 +37,7 @@ STATES = {1: "ESTABLISHED", 2: "SYN-SENT", 3: "SYN-RECEIVED", 4: "FIN-WAIT-1", 5
           7: "CLOSED", 8: "CLOSE-WAIT", 9: "LAST-ACK", 10: "LISTEN", 11: "CLOSING"}
 OPTIONS = {"nodelay": 1, "maxseg": 2, "keepalive": 3, "keepidle": 4, "keepintvl": 5, "keepcnt": 6, "linger": 7,
            "linger2": 8, "user_timeout": 9, "sndbuf": 10, "rcvbuf": 11, "reuseaddr": 12, "reuseport": 13, "cork": 14,
-           "quickack": 15, "tos": 16, "ttl": 17, "oobinline": 18, "rcvlowat": 19, "max_pacing_rate": 20}
+           "quickack": 15, "tos": 16, "ttl": 17, "oobinline": 18, "rcvlowat": 19, "max_pacing_rate": 20, "syncnt": 21}
 COOKIES = {"auto": TCP_COOKIES_AUTO, "never": TCP_COOKIES_NEVER, "always": TCP_COOKIES_ALWAYS}
 
 
@@ -463,6 +463,11 @@ cdef class Conn:
     def error(self) -> int:
         """SO_ERROR: taken."""
         return tcp_take_error(self.c)
+
+    @property
+    def any_error(self) -> int:
+        """SO_ERROR as users get it: also what ICMP said. Taken."""
+        return tcp_take_any_error(self.c)
 
     @property
     def connect_result(self) -> int:

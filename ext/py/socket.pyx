@@ -51,6 +51,7 @@ cdef enum:
     DGRAM = 2
     IPPROTO_ICMP = 1
     IPPROTO_ICMPV6 = 58
+    MSG_OOB = 1
     MSG_PEEK = 2
     MSG_TRUNC = 0x20
     MSG_DONTWAIT = 0x40
@@ -298,7 +299,7 @@ cdef class Socket:
             driver_lock(self.d)
             if self.s.tcp != NULL:
                 tcp_remote(self.s.tcp, &a, &port)
-                connected = port != 0 and tcp_state(self.s.tcp) not in (2, 7, 10)
+                connected = port != 0 and tcp_state(self.s.tcp) not in (2, 6, 7, 10)
             elif self.s.udp != NULL and self.s.udp.connected:
                 a = self.s.udp.entry.key.raddr
                 port = self.s.udp.entry.key.rport
@@ -620,6 +621,8 @@ cdef class Socket:
         cdef ns_t deadline
         cdef bint main_thread
         cdef bint peek = flags & MSG_PEEK != 0
+        if flags & MSG_OOB:
+            raise OSError(EINVAL, "urgent data stays in the stream")
         cdef int r = call_recv_now(self.d, self.s, n, peek, &m)
         if r == -EAGAIN:
             deadline = NO_WAIT if flags & MSG_DONTWAIT else self.deadline()
@@ -985,7 +988,7 @@ cdef class Socket:
         try:
             if level == SOL_SOCKET and optname in (SO_TYPE, SO_PROTOCOL, SO_DOMAIN):
                 value = {SO_TYPE: self.type, SO_PROTOCOL: self._protocol(), SO_DOMAIN: self.family}[optname]
-                return value
+                return struct.pack("i", value)[:buflen] if buflen else int(value)
             if level == SOL_SOCKET and optname == SO_ZEROCOPY and self.type == STREAM:
                 return struct.pack("i", opted_in(self))[:buflen] if buflen else int(opted_in(self))
             if level == 6 and optname == TCP_CONGESTION:

@@ -7,8 +7,8 @@ one that stood for a whole window costs a time-out: there each second segment of
 
 from libc.stdint cimport uint32_t
 
-from ustack._core.base.types cimport ns_t
-from ustack._core.tcp.block cimport tcb
+from ustack._core.base.types cimport NS_MS, ns_t
+from ustack._core.tcp.block cimport TF2_DIALOGUE, TF2_HEARD, tcb
 
 cdef enum:
     DELACK_MS = 40              # Linux's least
@@ -25,6 +25,13 @@ cdef void ack_loss(tcb *c) noexcept nogil
 cdef void delack_fire(void *arg, ns_t now) noexcept nogil
 
 
+cdef inline bint acks_at_once(const tcb *c) noexcept nogil:
+    return c.quick != 0 and not c.flags2 & TF2_DIALOGUE
+
+
 cdef inline void ack_interactive(tcb *c) noexcept nogil:
-    """Data went out while an ACK waited: a dialogue, where delayed ACKs ride on answers."""
-    c.quick = 0
+    """Data goes out. If it follows data that came just now, this is a dialogue, where delayed ACKs ride on answers."""
+    if c.flags2 & TF2_HEARD:
+        c.flags2 &= ~<uint32_t>TF2_HEARD
+        if c.home.ctx.now - c.last_rcv < DELACK_MS * NS_MS:
+            c.flags2 |= TF2_DIALOGUE

@@ -5,7 +5,7 @@ from libc.stdint cimport uint16_t, uint32_t
 from ustack._core.base.counters cimport C_TCP_DELACK, count
 from ustack._core.base.types cimport NS_MS, ns_t
 from ustack._core.base.wheel cimport timer_arm
-from ustack._core.tcp.block cimport TF_ACK_DELAYED, TF_ACK_NOW, TF_QUICKACK, has, mark, tcb
+from ustack._core.tcp.block cimport TF2_DIALOGUE, TF2_HEARD, TF_ACK_DELAYED, TF_ACK_NOW, TF_QUICKACK, has, mark, tcb
 from ustack._core.tcp.segment cimport seg_ack
 
 
@@ -16,6 +16,7 @@ cdef void ack_soon(tcb *c) noexcept nogil:
 
 cdef void ack_loss(tcb *c) noexcept nogil:
     c.quick = QUICK_ACKS
+    c.flags2 &= ~<uint32_t>TF2_DIALOGUE
     c.wary = WARY_SEGMENTS
 
 
@@ -30,13 +31,14 @@ cdef void learn_segment_size(tcb *c, uint32_t n) noexcept nogil:
 
 
 cdef void ack_data(tcb *c, uint32_t n) noexcept nogil:
-    cdef bint careful = c.quick or c.wary
+    cdef bint at_once = acks_at_once(c)
     cdef bint full
+    c.flags2 |= TF2_HEARD
     learn_segment_size(c, n)
     full = c.rcv_nxt - c.last_ack_sent > c.rcv_mss
-    if full and careful:
+    if full and (at_once or c.wary):
         seg_ack(c)                      # also in the midst of a burst
-    elif full or c.quick or has(c, TF_QUICKACK):
+    elif full or at_once or has(c, TF_QUICKACK):
         ack_soon(c)
     elif not has(c, TF_ACK_DELAYED):
         c.flags |= TF_ACK_DELAYED

@@ -71,6 +71,8 @@ cdef enum:
     TF2_FRTO = 1 << 7           # whether a time-out was spurious is being found out (RFC 5682)
     TF2_FRTO_NEW = 1 << 8       # new data goes before lost data, to find it out
     TF2_BYTES_LOST = 1 << 9     # bytes that are to be sent (again) are gone: the connection ends
+    TF2_HEARD = 1 << 10         # data has come since we sent some
+    TF2_DIALOGUE = 1 << 11      # data answers data: ACKs wait to ride on answers
 
 cdef enum:
     # What the timer `rtx` stands for
@@ -313,6 +315,7 @@ cdef struct tcb:
     uint16_t keep_cnt
     uint8_t tos
     uint8_t ttl
+    uint8_t syn_retries         # TCPO_SYNCNT; 0: the default
     int error                   # pending, positive
     int error_soft              # what ICMP said of the path since the last ACK: the reason of a time-out, if it comes
     # --- where it is

@@ -1,6 +1,6 @@
 """How connections end: see close.pxd."""
 
-from libc.errno cimport EINVAL, ENOTCONN
+from libc.errno cimport ECONNRESET, EINVAL, ENOTCONN
 
 from ustack._core.base.codes cimport EV_ERR, EV_HUP, EV_IN, EV_OUT
 from ustack._core.base.counters cimport C_TCP_ABORT_UNREAD, C_TCP_CLOSED, C_TCP_TIMEWAIT_LIMIT, count
@@ -104,7 +104,15 @@ cdef void user_close(tcb *c) noexcept nogil:
 cdef int user_shutdown(tcb *c, int how) noexcept nogil:
     if how < 0 or how > 2:
         return -EINVAL
-    if c.state in (TCPS_CLOSED, TCPS_LISTEN, TCPS_SYN_SENT):
+    if c.state == TCPS_LISTEN:          # as on Linux: SHUT_RD ends the listening, and wakes who waits in accept()
+        if how != 1:
+            listen_close(c)
+            conn_end(c, 0)
+        return 0
+    if c.state == TCPS_SYN_SENT:
+        conn_end(c, ECONNRESET)
+        return 0
+    if c.state == TCPS_CLOSED or c.state == TCPS_TIME_WAIT:
         return -ENOTCONN
     if how != 1:
         c.flags |= TF_SHUT_RD

@@ -29,7 +29,7 @@ from ustack._core.tcp.rtt cimport rtt_begin, rtt_init, rtt_sample
 from ustack._core.tcp.segment cimport mss_default, seg_open_path, seg_sizes, seg_syn
 from ustack._core.tcp.tcp cimport (
     TCPS_CLOSED, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_LISTEN, TCPS_SYN_RECEIVED, TCPS_SYN_SENT, TCPS_TIME_WAIT,
-    tcp,
+    tcp, tcp_connect_result,
 )
 from ustack._core.tcp.timers cimport keepalive_restart, rtx_arm
 from ustack._core.tcp.tuning cimport tuning_start
@@ -209,8 +209,17 @@ cdef seq_t first_number(tcb *c) noexcept nogil:
     return isn
 
 
+cdef bint outcome_untold(const tcb *c) noexcept nogil:
+    """An earlier call did not wait for what the handshake would bring, and nobody has asked since."""
+    return has(c, TF_CONNECTING) and (c.error != 0 if c.state == TCPS_CLOSED else
+                                      c.state != TCPS_SYN_SENT and c.state != TCPS_SYN_RECEIVED)
+
+
 cdef int connect_to(tcb *c, const ipaddr *addr, uint16_t port) noexcept nogil:
-    cdef int err = may_connect(c, port)
+    cdef int err
+    if outcome_untold(c):
+        return tcp_connect_result(c)    # as Linux: the second call tells
+    err = may_connect(c, port)
     if err == 0 and not flow_speaks(&c.link, addr):
         err = -ENETUNREACH
     if err < 0:

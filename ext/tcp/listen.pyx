@@ -43,7 +43,8 @@ cdef int listen_start(tcb *c, int backlog) noexcept nogil:
             return err
     if bind_conflict(c, &c.link.key.laddr, c.link.key.lport, True):
         return -EADDRINUSE
-    c.lq = <listen_queues *>calloc(1, sizeof(listen_queues))
+    if c.lq == NULL:
+        c.lq = <listen_queues *>calloc(1, sizeof(listen_queues))
     if c.lq == NULL:
         return -ENOMEM
     c.lq.backlog = clamp(backlog)
@@ -183,6 +184,7 @@ cdef void inherit(tcb *child, const tcb *c) noexcept nogil:
     child.keep_intvl = c.keep_intvl
     child.keep_cnt = c.keep_cnt
     child.user_timeout = c.user_timeout
+    child.syn_retries = c.syn_retries
     child.rcvlowat = c.rcvlowat
     child.tos = c.tos
     child.ttl = c.ttl

@@ -1,14 +1,14 @@
 """What a user may set and ask: see options.pxd."""
 
 from libc.errno cimport EINVAL, EISCONN, ENOPROTOOPT
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memset
 
 from ustack._core.base.types cimport NS_MS, NS_NEVER
 from ustack._core.inet.demux cimport FLOW_V6, FLOW_V6ONLY
 from ustack._core.tcp.ack cimport DELACK_MS, ack_soon
 from ustack._core.tcp.block cimport (
-    TF_ACK_DELAYED, TF_BOUND, TF_CORK, TF_KEEPALIVE, TF_NODELAY, TF_OOBINLINE, TF_PATH, TF_QUICKACK,
+    TF2_DIALOGUE, TF_ACK_DELAYED, TF_BOUND, TF_CORK, TF_KEEPALIVE, TF_NODELAY, TF_OOBINLINE, TF_PATH, TF_QUICKACK,
     TF_REUSEADDR, TF_REUSEPORT, TF_SACK, TF_TS, TF_WSCALE, flight, has, mark, tcb, unsent,
 )
 from ustack._core.tcp.pacing cimport pacing_rate, pacing_set
@@ -16,9 +16,10 @@ from ustack._core.tcp.rtt cimport RTO_INIT_MS, rto_backed_off
 from ustack._core.tcp.tcp cimport (
     TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2, TCPO_MAXSEG,
     TCPO_MAX_PACING_RATE, TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT, TCPO_REUSEADDR,
-    TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPO_V6ONLY, TCPS_CLOSED, TCPS_LISTEN, tcp_info,
+    TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_SYNCNT, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPO_V6ONLY, TCPS_CLOSED,
+    TCPS_LISTEN, tcp_info,
 )
-from ustack._core.tcp.timers cimport KEEP_COUNT, KEEP_IDLE_S, KEEP_INTVL_S, keepalive_restart
+from ustack._core.tcp.timers cimport KEEP_COUNT, KEEP_IDLE_S, KEEP_INTVL_S, SYN_RETRIES, keepalive_restart
 from ustack._core.tcp.tuning cimport tuning_first
 from ustack._core.tcp.window cimport RCVBUF_MAX, rcv_window
 
@@ -74,8 +75,12 @@ cdef int set_flag(tcb *c, int option, uint32_t flag, bint on) noexcept nogil:
         c.flags &= ~flag
     if option == TCPO_KEEPALIVE:
         keepalive_restart(c)
-    elif option == TCPO_QUICKACK and on and has(c, TF_ACK_DELAYED):
-        ack_soon(c)
+    elif option == TCPO_QUICKACK and on:
+        c.flags2 &= ~<uint32_t>TF2_DIALOGUE
+        if has(c, TF_ACK_DELAYED):
+            ack_soon(c)
+    elif option == TCPO_QUICKACK:
+        c.flags2 |= TF2_DIALOGUE
     elif option == TCPO_NODELAY or option == TCPO_CORK:
         mark(c)                         # what was held back may be free to go
     return 0
@@ -95,7 +100,7 @@ cdef uint32_t clamped(int64_t value, uint32_t least, uint32_t most) noexcept nog
     return <uint32_t>value if value < most else most
 
 
-cdef int set_keep(tcb *c, int option, int64_t value) noexcept nogil:
+cdef int set_counts(tcb *c, int option, int64_t value) noexcept nogil:
     cdef int err
     if option == TCPO_KEEPINTVL:
         return set_within(&c.keep_intvl, value, 1, KEEP_MAX_S)
@@ -103,6 +108,11 @@ cdef int set_keep(tcb *c, int option, int64_t value) noexcept nogil:
         if value < 1 or value > KEEP_MAX_COUNT:
             return -EINVAL
         c.keep_cnt = <int>value
+        return 0
+    if option == TCPO_SYNCNT:
+        if value < 1 or value > KEEP_MAX_COUNT:
+            return -EINVAL
+        c.syn_retries = <uint8_t>value
         return 0
     err = set_within(&c.keep_idle, value, 1, KEEP_MAX_S)
     if err == 0 and has(c, TF_KEEPALIVE):
@@ -167,8 +177,8 @@ cdef int option_set(tcb *c, int option, int64_t value) noexcept nogil:
     cdef uint32_t flag = flag_of(option)
     if flag:
         return set_flag(c, option, flag, value != 0)
-    if option in (TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_KEEPCNT):
-        return set_keep(c, option, value)
+    if option in (TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_KEEPCNT, TCPO_SYNCNT):
+        return set_counts(c, option, value)
     if option in (TCPO_SNDBUF, TCPO_RCVBUF):
         return set_buffer(c, option, value)
     if option in (TCPO_MAXSEG, TCPO_TOS, TCPO_TTL):
@@ -184,7 +194,9 @@ cdef int option_set(tcb *c, int option, int64_t value) noexcept nogil:
 
 cdef int option_get(tcb *c, int option, int64_t *value) noexcept nogil:
     cdef uint32_t flag = flag_of(option)
-    if flag:
+    if option == TCPO_QUICKACK:
+        value[0] = c.flags2 & TF2_DIALOGUE == 0
+    elif flag:
         value[0] = 1 if has(c, flag) else 0
     elif option == TCPO_MAXSEG:
         value[0] = c.snd_mss if has(c, TF_PATH) else (c.mss_user if c.mss_user else 536)
@@ -194,6 +206,8 @@ cdef int option_get(tcb *c, int option, int64_t *value) noexcept nogil:
         value[0] = c.keep_intvl
     elif option == TCPO_KEEPCNT:
         value[0] = c.keep_cnt
+    elif option == TCPO_SYNCNT:
+        value[0] = c.syn_retries if c.syn_retries else SYN_RETRIES
     elif option == TCPO_LINGER:
         value[0] = c.linger
     elif option == TCPO_LINGER2:

@@ -10,7 +10,7 @@ from ustack._core.mem.mblk cimport freemsg, mblk, msg_intact
 from ustack._core.tcp.ack cimport ack_interactive
 from ustack._core.tcp.block cimport (
     CA_OPEN, CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_REORDER, TF2_BYTES_LOST, TF2_FRTO, TF2_FRTO_NEW,
-    TF2_PROBE_DUE, TF_ACK_DELAYED, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED,
+    TF2_PROBE_DUE, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED,
     TF_FORCE_RTX, TF_MORE, TF_NODELAY, TF_PUSH, TF_SHUT_WR, fin_sent, flight, has, interval, snd_limit, tcb, unsent,
 )
 from ustack._core.tcp.close cimport conn_abort
@@ -132,8 +132,7 @@ cdef bint send_n(tcb *c, uint32_t n, bint fin) noexcept nogil:
             return False
         if seq + n == c.snd_end:
             flags = TH_PSH
-        if c.flags & (TF_ACK_DELAYED | TF_ACK_NOW):
-            ack_interactive(c)
+        ack_interactive(c)
     if fin:
         flags |= TH_FIN
     note_new_data(c, n)
@@ -219,6 +218,9 @@ cdef void send_probe(tcb *c) noexcept nogil:
         return
     if resent:
         tail = tlp_tail(c)
+        if seq_gt(c.snd_nxt, c.snd_una + c.snd_wnd):
+            rtx_arm(c, RTX_DATA)        # the peer has taken back what it had offered: the time-out's business
+            return
         resent = send_again(c, tail, c.snd_nxt - tail)
     elif not send_n(c, n, fin_to_send(c, n)):
         return

@@ -53,6 +53,7 @@ cdef enum:
     TCPO_OOBINLINE = 18
     TCPO_RCVLOWAT = 19
     TCPO_MAX_PACING_RATE = 20   # bytes per second, at least 1; -1: none
+    TCPO_SYNCNT = 21            # SYNs, or a listener's SYN-ACKs, that are sent again
     TCPO_V6ONLY = 40            # of AF_INET6, before it is bound: serve no IPv4 (RFC 3493 5.3)
 
 cdef enum:
@@ -182,7 +183,8 @@ cdef mblk *tcp_recv(tcb *c, size_t n, int flags, int *err) noexcept nogil
 # --- state ------------------------------------------------------------------------------------------------------
 cdef uint32_t tcp_events(tcb *c) noexcept nogil         # EV_* that hold now
 cdef ready *tcp_ready(tcb *c) noexcept nogil            # its readiness entry: set .owner to be told
-cdef int tcp_take_error(tcb *c) noexcept nogil          # SO_ERROR: pending errno (positive), cleared
+cdef int tcp_take_error(tcb *c) noexcept nogil          # pending errno (positive), cleared
+cdef int tcp_take_any_error(tcb *c) noexcept nogil      # SO_ERROR: also what ICMP said, though it ends nothing
 cdef int tcp_state(const tcb *c) noexcept nogil
 cdef int tcp_connect_result(tcb *c) noexcept nogil      # -EINPROGRESS, 0 once established, or -errno once
 cdef void tcp_local(const tcb *c, ipaddr *addr, uint16_t *port) noexcept nogil

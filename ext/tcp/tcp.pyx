@@ -305,6 +305,14 @@ cdef int tcp_take_error(tcb *c) noexcept nogil:
     return error
 
 
+cdef int tcp_take_any_error(tcb *c) noexcept nogil:
+    cdef int error = tcp_take_error(c)
+    if error == 0:
+        error = c.error_soft            # RFC 1122 4.2.3.9: the application may want to know
+        c.error_soft = 0
+    return error
+
+
 cdef int tcp_state(const tcb *c) noexcept nogil:
     return c.state
 

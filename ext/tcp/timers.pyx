@@ -119,6 +119,8 @@ cdef void give_up(tcb *c) noexcept nogil:
 
 cdef void syn_timeout(tcb *c) noexcept nogil:
     cdef int most = SYN_RETRIES if c.state == TCPS_SYN_SENT else SYNACK_RETRIES
+    if c.syn_retries:
+        most = c.syn_retries
     if c.retries >= most or user_timeout_over(c, c.home.ctx.now):
         give_up(c)
         return

@@ -470,7 +470,7 @@ def test_timestamps_wrap():
 
 # --- what the network says (RFC 1122 4.2.3.9) ---------------------------------------------------------------------
 @pytest.mark.parametrize(("kind", "error"), [(1, errno.ENETUNREACH), (2, errno.EHOSTUNREACH), (7, errno.EHOSTUNREACH),
-                                             (8, errno.ETIMEDOUT)])
+                                             (8, errno.EPROTO)])
 def test_a_soft_error_is_what_a_time_out_is_then_called(kind: int, error: int):
     p = established()
     p.conn.send(b"x")
@@ -480,6 +480,18 @@ def test_a_soft_error_is_what_a_time_out_is_then_called(kind: int, error: int):
     p.after(3600)
     p.recv_all()
     assert p.conn.error == error
+
+
+def test_a_soft_error_is_there_for_who_asks():
+    """SO_ERROR tells it once, and the connection goes on."""
+    p = established()
+    p.conn.send(b"x")
+    p.recv_all()
+    p.host.icmp(2, (US, 80), (PEER, 4000), p.ours + 1)
+    assert p.conn.any_error == errno.EHOSTUNREACH
+    assert p.conn.any_error == 0
+    p.send("A", 1, 2)
+    assert p.conn.state == "ESTABLISHED"
 
 
 def test_a_soft_error_is_forgotten_when_the_peer_answers():

@@ -96,6 +96,7 @@ def test_non_blocking_connect(bed: Bed) -> None:
                 selector.register(s, selectors.EVENT_WRITE)
                 assert selector.select(10)
             assert s.getsockopt(us.SOL_SOCKET, us.SO_ERROR) == 0
+            assert s.connect_ex((host, PORT)) == 0              # as on Linux: the call that learns how it went
             assert s.connect_ex((host, PORT)) == errno.EISCONN
             assert s.getsockname() == peer
             assert s.getpeername() == conn.getsockname() == (host, PORT)
@@ -579,3 +580,36 @@ def test_the_module_stands_in_for_socket(bed: Bed) -> None:
         us.use(None)
     with pytest.raises(RuntimeError, match="no stack"):
         us.socket()
+
+
+@pytest.mark.parametrize(("option", "value"), [(us.SO_TYPE, std.SOCK_STREAM), (us.SO_DOMAIN, std.AF_INET),
+                                               (us.SO_PROTOCOL, std.IPPROTO_TCP), (us.SO_ERROR, 0)])
+def test_options_come_as_bytes_if_their_length_is_given(bed: Bed, option: int, value: int) -> None:
+    with bed[0].socket() as s:
+        assert s.getsockopt(us.SOL_SOCKET, option) == value
+        assert s.getsockopt(us.SOL_SOCKET, option, 16) == struct.pack("i", value)
+
+
+def test_urgent_data_is_not_to_be_had_apart(bed: Bed) -> None:
+    with bed[0].socket() as s, pytest.raises(OSError, match="urgent") as e:
+        s.recv(1, std.MSG_OOB)
+    assert e.value.errno == errno.EINVAL
+
+
+def test_shutdown_of_a_listener_wakes_accept(bed: Bed) -> None:
+    _, b, host = bed
+    with b.create_server((host, PORT)) as server:
+        failed = []
+
+        def wait() -> None:
+            try:
+                server.accept()
+            except OSError as e:
+                failed.append(e.errno)
+
+        join = in_thread(wait)
+        server.shutdown(us.SHUT_RDWR)
+        join()
+        assert failed == [errno.EINVAL]
+        with pytest.raises(OSError, match="accept"):
+            server.accept()

@@ -406,3 +406,13 @@ def test_fin_that_fills_the_last_gap_is_acknowledged_once():
     p.send("FA", 1, 1, b"abcdef")
     p.recv("A", ack=8)
     p.recv_nothing()
+
+
+def test_what_has_been_closed_from_both_sides_cannot_be_shut_down():
+    p = established()
+    assert p.conn.shutdown(1) == 0
+    p.recv("FA", seq=1)
+    p.send("FA", 1, 2)
+    assert p.conn.state == "TIME-WAIT"
+    assert p.conn.shutdown(1) == -errno.ENOTCONN
+    assert p.conn.shutdown(0) == -errno.ENOTCONN

@@ -132,6 +132,45 @@ def test_every_second_full_segment_at_once():
         p.recv_nothing()
 
 
+def test_an_answer_that_comes_at_once_makes_it_a_dialogue():
+    """Also if its question has been acknowledged already: the next one is not, before its answer."""
+    p = established(quick=True)
+    p.send("A", 1, 1, b"?")
+    p.recv("A", ack=2)
+    p.conn.send(b"!")
+    p.recv("PA", seq=1, ack=2)
+    p.send("A", 2, 2, b"?")
+    p.recv_nothing()
+    p.conn.send(b"!")
+    p.recv("PA", seq=2, ack=3)
+    p.recv_nothing()
+
+
+def test_what_is_said_later_is_no_answer():
+    p = established(quick=True)
+    p.send("A", 1, 1, b"?")
+    p.recv("A", ack=2)
+    p.after(0.05)
+    p.conn.send(b"!")
+    p.recv("PA", seq=1, ack=2)
+    p.send("A", 2, 2, b"?")
+    p.recv("A", ack=3)
+
+
+def test_quickack_off_and_on():
+    p = established(quick=True)
+    assert p.conn.get("quickack") == 1
+    p.conn.set("quickack", 0)
+    assert p.conn.get("quickack") == 0
+    p.send("A", 1, 1, b"x")
+    p.recv_nothing()
+    p.after(0.04)
+    p.recv("A", ack=2)
+    p.conn.set("quickack", 1)
+    p.send("A", 2, 1, b"x")
+    p.recv("A", ack=3)
+
+
 def test_first_segments_are_acknowledged_at_once():
     p = established(quick=True)
     for i in range(16):

@@ -401,8 +401,50 @@ def test_connect_states():
     p = syn_sent()
     assert p.conn.connect(PEER, 80) == -errno.EALREADY
     p.send("SA", 0, 1)
+    assert p.conn.connect(PEER, 80) == 0                # the call that learns how it went, as on Linux
     assert p.conn.connect(PEER, 80) == -errno.EISCONN
     assert p.host.socket().connect(0x0B000001, 80) == -errno.ENETUNREACH
+
+
+def test_a_connect_that_failed_says_so_once_and_then_tries_again():
+    p = syn_sent()
+    p.send("RA", 0, 1)
+    assert p.conn.connect(PEER, 80) == -errno.ECONNREFUSED
+    assert p.conn.connect(PEER, 80) == -errno.EINPROGRESS
+
+
+def test_shutdown_of_a_connect_under_way_ends_it():
+    p = syn_sent()
+    assert p.conn.shutdown(1) == 0
+    assert p.conn.state == "CLOSED"
+    assert p.conn.error == errno.ECONNRESET
+    p.send("SA", 0, 1)
+    p.recv("R", seq=1)
+
+
+@pytest.mark.parametrize("how", [0, 2])
+def test_shutdown_for_reading_ends_listening(how: int):
+    """As on Linux, where it wakes whoever waits in accept(); the port stays bound, and may be listened on again."""
+    p = syn_received()
+    assert p.conn.shutdown(1) == 0
+    assert p.conn.state == "LISTEN"
+    assert p.conn.shutdown(how) == 0
+    assert p.conn.state == "CLOSED"
+    p.recv("RA")
+    p.send("S", 0)
+    p.recv("RA")
+    assert p.conn.listen(5) == 0
+    p.send("S", 0)
+    p.recv("SA")
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_syncnt(tries: int):
+    p = syn_sent(syncnt=tries)
+    assert p.conn.get("syncnt") == tries
+    p.after(200)
+    assert [s.flags for s in p.recv_all()] == ["S"] * tries
+    assert p.conn.error == errno.ETIMEDOUT
 
 
 def test_syn_ack_does_not_complete_a_passive_open():

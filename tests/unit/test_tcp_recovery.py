@@ -222,6 +222,16 @@ def test_the_last_segment_is_sent_again_after_two_round_trips():
     assert w.counter("rto") == 1
 
 
+def test_no_probe_beyond_a_window_that_was_taken_back():
+    w = Path(5)
+    w.sent()
+    w.p.send("A", 1, 1 + M, window=M + 100)
+    assert w.after(0.3) == []
+    assert w.counter("tlp_probes") == 0
+    assert w.after(0.3) == [1]
+    assert w.counter("rto") == 1
+
+
 def test_a_probe_of_the_rest_of_a_write():
     w = Path()
     w.p.conn.send(bytes(2 * M + 100))

@@ -9,7 +9,8 @@ import random
 import signal
 import socket
 
-from beds import PATIENCE, connected, copied, reading
+import pytest
+from beds import PATIENCE, connected, copied, read_all, reading
 from dark import copied_out, dark_stacks
 from helpers import Background
 
