@@ -326,11 +326,13 @@ cdef struct tcb:
     tcb **all_pprev
     tcb *port_next              # of the blocks whose local port has the same low byte
     tcb **port_pprev
-    tcb *dirty_next
+    tcb *dirty_next             # in the line that it waits in
+    tcb *dirty_prev
     tcb *hungry_next            # of the senders that wait for memory
     tcb **hungry_pprev
     tcb *parent                 # the listener, until accepted
     uint8_t queued              # in which of its queues: QUEUED_*
+    uint8_t full                # 0: the line of those due; else 1 + number of the interface that it waits for
     tcb *q_next
     tcb *q_prev
     tcb *tw_next
@@ -358,6 +360,10 @@ cdef void tcb_delist(tcb *c) noexcept nogil
 cdef void tcb_set_port(tcb *c, uint16_t port) noexcept nogil
 # There is output to make, or to think about, in the next egress.
 cdef void mark(tcb *c) noexcept nogil
+# There is none any more, or not in the line that it is in.
+cdef void unmark(tcb *c) noexcept nogil
+# Marked, but not to be looked at before the interface of this number has room again.
+cdef void mark_full(tcb *c, int number) noexcept nogil
 # Post readiness: the user hears of it after the verb.
 cdef void tcb_post(tcb *c, uint32_t events) noexcept nogil
 

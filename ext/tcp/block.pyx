@@ -1,6 +1,6 @@
 """Control blocks: birth, lists, burial. See block.pxd."""
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 
 from ustack._core.base.ready cimport ready_forget, ready_post
@@ -13,7 +13,7 @@ from ustack._core.tcp.pressure cimport pressure_forget
 from ustack._core.tcp.queue cimport sq_free
 from ustack._core.tcp.reassembly cimport ooo_free
 from ustack._core.tcp.scoreboard cimport board_free
-from ustack._core.tcp.tcp cimport TCPS_CLOSED, TCPS_LISTEN, tcp
+from ustack._core.tcp.tcp cimport TCPS_CLOSED, TCPS_LISTEN, tcp, tcp_line
 from ustack._core.tcp.timers cimport timers_init
 
 
@@ -72,14 +72,46 @@ cdef void tcb_delist(tcb *c) noexcept nogil:
 
 cdef void mark(tcb *c) noexcept nogil:
     if c.flags & TF_DIRTY:
-        return
+        if c.full == 0:
+            return
+        unmark(c)                       # to be thought about all the same: its timers are settled there
+    c.full = 0
+    append(&c.home.due, c)
+
+
+cdef void mark_full(tcb *c, int number) noexcept nogil:
+    unmark(c)
+    c.full = <uint8_t>(number + 1)
+    c.home.full_set |= <uint32_t>1 << number
+    append(&c.home.full[number], c)
+
+
+cdef void append(tcp_line *l, tcb *c) noexcept nogil:
     c.flags |= TF_DIRTY
     c.dirty_next = NULL
-    if c.home.dirty == NULL:
-        c.home.dirty = c
+    c.dirty_prev = l.last
+    if l.last != NULL:
+        l.last.dirty_next = c
     else:
-        c.home.dirty_last.dirty_next = c
-    c.home.dirty_last = c
+        l.first = c
+    l.last = c
+
+
+cdef void unmark(tcb *c) noexcept nogil:
+    cdef tcp_line *l = &c.home.full[c.full - 1] if c.full else &c.home.due
+    if not has(c, TF_DIRTY):
+        return
+    c.flags &= ~TF_DIRTY
+    if c.dirty_prev != NULL:
+        c.dirty_prev.dirty_next = c.dirty_next
+    else:
+        l.first = c.dirty_next
+    if c.dirty_next != NULL:
+        c.dirty_next.dirty_prev = c.dirty_prev
+    else:
+        l.last = c.dirty_prev
+    if l.first == NULL and c.full:
+        c.home.full_set &= ~(<uint32_t>1 << (c.full - 1))
 
 
 cdef void tcb_post(tcb *c, uint32_t events) noexcept nogil:
@@ -102,21 +134,6 @@ cdef void unlink_timewait(tcb *c) noexcept nogil:
     c.tw_next = NULL
     c.tw_prev = NULL
     t.timewait -= 1
-
-
-cdef void unlink_dirty(tcb *c) noexcept nogil:
-    cdef tcp *t = c.home
-    cdef tcb **at = &t.dirty
-    cdef tcb *last = NULL
-    if not has(c, TF_DIRTY):
-        return
-    c.flags &= ~TF_DIRTY
-    while at[0] != c:
-        last = at[0]
-        at = &at[0].dirty_next
-    at[0] = c.dirty_next
-    if t.dirty_last == c:
-        t.dirty_last = last
 
 
 cdef void tcb_shed(tcb *c) noexcept nogil:
@@ -143,7 +160,7 @@ cdef void tcb_bury(tcb *c) noexcept nogil:
         return
     c.flags |= TF_DEAD
     tcb_shed(c)
-    unlink_dirty(c)
+    unmark(c)
     if t.late == c:
         t.late = NULL
     unlink_port(c)

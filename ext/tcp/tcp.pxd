@@ -13,6 +13,7 @@ from ustack._core.base.types cimport ns_t
 from ustack._core.base.wheel cimport timer
 from ustack._core.inet.demux cimport flow_table
 from ustack._core.inet.inet cimport inet
+from ustack._core.inet.netif cimport IF_MAX
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport mblk
 from ustack._core.tcp.block cimport cc_ops, tcb
@@ -68,14 +69,21 @@ cdef enum:
     TCP_SEND_LATE = 4           # hold a partial segment until tcp_push_late, which the caller sees to; not with NODELAY
     TCP_RECV_PEEK = 1
 
+# Connections in line, oldest first.
+cdef struct tcp_line:
+    tcb *first
+    tcb *last
+
 cdef struct tcp:
     context *ctx
     inet *net
     flow_table conns            # by four-tuple
     flow_table listeners        # by local address and port
     uint64_t secret[2]          # of RFC 6528 and RFC 6056
-    tcb *dirty                  # connections with output to make in the next tcp_egress, oldest first
-    tcb *dirty_last
+    tcp_line due                # connections with output to make in the next tcp_egress
+    tcp_line full[IF_MAX]       # those that wait until the interface of that number has room
+    uint32_t full_set           # which of these lines are not empty, a bit each
+    uint32_t full_generation    # of the internet layer: what the numbers meant
     tcb *all                    # every control block
     tcb *ports[256]             # every control block with a local port, by its low byte
     tcb *late                   # holds back a partial segment (TCP_SEND_LATE)

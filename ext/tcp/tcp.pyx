@@ -12,12 +12,13 @@ from ustack._core.base.rng cimport rng_next
 from ustack._core.base.types cimport NS_SEC
 from ustack._core.inet.demux cimport FLOW_V6, flow_any, flow_table_free, flow_table_init
 from ustack._core.inet.inet cimport inet, inet_upcall
+from ustack._core.inet.netif cimport IF_MAX
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgbytes
 from ustack._core.tcp.ack cimport ack_soon
 from ustack._core.tcp.block cimport (
-    TF_CONNECTING, TF_DIRTY, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD, TF_SHUT_WR,
-    cc_ops, has, mark, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap, unsent,
+    TF_CONNECTING, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD, TF_SHUT_WR,
+    cc_ops, has, mark, mark_full, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap, unmark, unsent,
 )
 from ustack._core.tcp.close cimport conn_abort, user_close, user_shutdown
 from ustack._core.tcp.congestion cimport congestion_find, congestion_use
@@ -29,6 +30,7 @@ from ustack._core.tcp.options cimport info_fill, option_get, option_set, options
 from ustack._core.tcp.output cimport output
 from ustack._core.tcp.pressure cimport pressure_init, pressure_look, pressure_room, pressure_wait
 from ustack._core.tcp.queue cimport rq_take, snd_queued, sq_append
+from ustack._core.tcp.segment cimport seg_room
 from ustack._core.tcp.tuning cimport tuning_read
 from ustack._core.tcp.unreachable cimport tcp_error
 from ustack._core.tcp.window cimport window_update_due
@@ -78,25 +80,51 @@ cdef void tcp_free(tcp *t) noexcept nogil:
 
 
 cdef bint tcp_egress(tcp *t) noexcept nogil:
-    """Each marked connection once, in the order of marking; those whose interface is full go to the end."""
+    """Each marked connection once, in the order of marking; those whose interface is full wait for it in line."""
     cdef tcb *c
-    cdef tcb *last = t.dirty_last
-    cdef bint more
-    while t.dirty != NULL:
-        c = t.dirty
-        t.dirty = c.dirty_next
-        if t.dirty == NULL:
-            t.dirty_last = NULL
-        c.flags &= ~TF_DIRTY
+    cdef tcb *last
+    cdef bint more = True
+    if t.full_set:
+        resume(t)
+    last = t.due.last
+    while more and t.due.first != NULL:
+        c = t.due.first
         more = c != last
-        if not output(c):
-            mark(c)
-        if not more:
-            break
+        put_out(c)
     tcb_reap(t)
     if t.hungry != NULL:
         pressure_look(t)
-    return t.dirty != NULL
+    return t.due.first != NULL or t.full_set != 0
+
+
+cdef bint put_out(tcb *c) noexcept nogil:
+    """Its output now, as far as its interface has room for it; False: it waits for more."""
+    cdef inet *net = c.home.net
+    cdef int number = 0
+    unmark(c)
+    if output(c):
+        return True
+    while number < net.nifs and net.ifs[number] != c.way.ifp:
+        number += 1
+    if number < net.nifs:
+        mark_full(c, number)
+    else:
+        mark(c)
+    return False
+
+
+cdef void resume(tcp *t) noexcept nogil:
+    """Those at the heads of the lines, as long as their interfaces have room. How many wait behind them costs nothing."""
+    cdef int k
+    cdef bint renumbered = t.full_generation != t.net.generation
+    t.full_generation = t.net.generation
+    for k in range(IF_MAX):
+        if not t.full_set >> k & 1:
+            continue
+        while renumbered and t.full[k].first != NULL:
+            mark(t.full[k].first)
+        while t.full[k].first != NULL and seg_room(t.full[k].first) > 0 and put_out(t.full[k].first):
+            pass
 
 
 # --- a connection's life ------------------------------------------------------------------------------------------
