@@ -29,6 +29,11 @@ cdef struct wheel:
     uint64_t used[WHEEL_LEVELS]
     timer *slots[WHEEL_LEVELS][WHEEL_SLOTS]
     uint64_t armed              # how many timers are armed
+    ns_t deadline               # if `known`: what wheel_deadline found, and still finds
+    bint known
+    bint exact                  # it is a timer's; otherwise the beginning of a crowded slot:
+    uint8_t level
+    uint8_t slot
 
 cdef void wheel_init(wheel *w, ns_t now) noexcept nogil
 cdef void timer_init(timer *t, timer_fn fn, void *arg) noexcept nogil

@@ -51,6 +51,9 @@ cdef void insert(wheel *w, timer *t) noexcept nogil:
         t.next.pprev = &t.next
     w.slots[level][slot] = t
     w.used[level] |= <uint64_t>1 << slot
+    if w.known and t.expires < w.deadline:
+        w.deadline = t.expires
+        w.exact = True
 
 
 cdef void unlink(wheel *w, timer *t) noexcept nogil:
@@ -61,6 +64,8 @@ cdef void unlink(wheel *w, timer *t) noexcept nogil:
     t.next = NULL
     if w.slots[t.level][t.slot] == NULL:
         w.used[t.level] &= ~(<uint64_t>1 << t.slot)
+    if t.expires == w.deadline or (not w.exact and t.level == w.level and t.slot == w.slot):
+        w.known = False
 
 
 cdef void timer_arm(wheel *w, timer *t, ns_t expires) noexcept nogil:
@@ -94,6 +99,8 @@ cdef void hand_down(wheel *w, int level, int slot) noexcept nogil:
     """Put the timers of a slot that the wheel has reached on their lower levels."""
     cdef timer *t = detach_slot(w, level, slot)
     cdef timer *following
+    if not w.exact:
+        w.known = False
     while t != NULL:
         following = t.next
         insert(w, t)
@@ -146,6 +153,8 @@ cdef int wheel_run(wheel *w, ns_t now) noexcept nogil:
         if level > 0:
             hand_down(w, level, slot)
             continue
+        if w.known and w.deadline > now:
+            break                       # without looking at every timer of the slot
         t = earliest(w.slots[0][slot])
         if t.expires > now:
             break
@@ -169,21 +178,31 @@ cdef void advance(wheel *w, uint64_t target) noexcept nogil:
 
 
 cdef ns_t wheel_deadline(wheel *w) noexcept nogil:
-    """When the next timer expires; NS_NEVER if none is armed. For a crowded far slot: not later than that."""
-    cdef int level = lowest_level(w)
-    cdef int slot
+    """When the next timer expires; NS_NEVER if none is armed. For a crowded far slot: not later than that.
+
+    It is remembered: each poll asks, and the timers of many connections are not in the caches.
+    """
+    cdef int level
+    if not w.known:
+        level = lowest_level(w)
+        w.known = True
+        w.exact = True
+        w.deadline = NS_NEVER if level < 0 else first_of(w, level, bit_lowest64(w.used[level]))
+    return w.deadline
+
+
+cdef ns_t first_of(wheel *w, int level, int slot) noexcept nogil:
     cdef int seen = 0
     cdef ns_t best = NS_NEVER
-    cdef timer *t
-    if level < 0:
-        return NS_NEVER
-    slot = bit_lowest64(w.used[level])
-    t = w.slots[level][slot]
+    cdef timer *t = w.slots[level][slot]
     while t != NULL:
         if t.expires < best:
             best = t.expires
         t = t.next
         seen += 1
         if level > 0 and seen > SEARCH_LIMIT:
+            w.exact = False
+            w.level = <uint8_t>level
+            w.slot = <uint8_t>slot
             return <ns_t>(slot_start(w, level, slot) << WHEEL_TICK_SHIFT)
     return best

@@ -23,6 +23,7 @@ from ustack._core.link.link cimport link
 from ustack._core.mem.arena cimport arena, arena_create, arena_release, arena_reserve, arena_take
 from ustack._core.mem.mblk cimport dblk, dblk_unref, freelist, freemsg, mblk
 from ustack._core.stack.sockets cimport sock_relays
+from ustack._core.tcp.foresee cimport tcp_foresee
 from ustack._core.tcp.tcp cimport tcp_egress, tcp_free, tcp_init
 from ustack._core.udp.udp cimport udp_free, udp_init
 
@@ -350,6 +351,8 @@ cdef int link_ingress(engine *e, iface *i, int budget) noexcept nogil:
     left = n
     if n > 1:
         left = offload_coalesce(&e.ctx, burst, n, l3)
+    if left > 1:
+        tcp_foresee(&e.tcp, burst, left, l3)
     for k in range(left):
         inet_input(&e.net, &i.ifp, burst[k])
     return n
