@@ -113,7 +113,7 @@ def test_a_timeout_leaves_the_rest_to_copies():
         assert counted(c.stack) == {"sent": 1, "sent_bytes": len(DATA), "rescued": 1}
         book = copied(c.stack)
         assert list(book) == ["tx.rescue"]
-        assert 0 < book["tx.rescue"] < len(DATA)
+        assert 0 < book["tx.rescue"] <= len(DATA)
 
 
 class Stopped(Exception):
@@ -480,6 +480,7 @@ with two_devices() as (near, far), connected(near, far) as (c, s):
 """
 
 
+@pytest.mark.skipif("USTACK_SANITIZED" in os.environ, reason="AddressSanitizer makes mlock do nothing")
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving up the right to lock memory needs a root to give it up")
 def test_memory_that_may_not_be_pinned_is_sent_all_the_same():
     here = os.path.dirname(__file__)
