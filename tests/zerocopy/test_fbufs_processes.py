@@ -16,6 +16,7 @@ from forger import Forger, memory
 from ustack import fbufs
 
 PEER = Path(__file__).with_name("fb_peer.py")
+PATH = os.pathsep.join(filter(None, [str(PEER.parent), os.environ.get("PYTHONPATH")]))     # scripts/sanitize has one
 PATIENCE = 60
 
 
@@ -27,7 +28,7 @@ def peer(role, *arguments, give=(), **more):
         process = subprocess.Popen(
             [sys.executable, "-P", str(PEER), str(theirs.fileno()), role, *map(str, arguments)],
             pass_fds=[theirs.fileno(), *give], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(PEER.parent)}, **more)
+            env=os.environ | {"PYTHONPATH": PATH}, **more)
     try:
         with process, fbufs.Channel(ours, timeout=PATIENCE) as channel:
             try:

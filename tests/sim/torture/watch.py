@@ -27,6 +27,7 @@ class Half:
         self.sent = iss + 1 & MASK      # behind the highest number sent
         self.edge: int | None = None    # the right edge of the window that it has offered, at its farthest
         self.ack: int | None = None     # the highest that it has acknowledged
+        self.before: int | None = None  # `sent` of the incarnation before, which its peer may still acknowledge
 
 
 class Watch:
@@ -81,7 +82,9 @@ class Watch:
             return                      # one of the tricks of a model peer
         if half is None or half.iss != s.seq:
             scale = read_options(s.options).wscale
+            before = None if half is None else half.sent
             half = self.halves[key] = Half(s.seq, scale if scale is None else min(scale, 14))
+            half.before = before
         if s.flags & ACK:
             half.fresh = False
             if peer is not None:
@@ -94,7 +97,7 @@ class Watch:
             raise Broken(f"the window's edge went back by {-ahead(edge, half.edge)}: {s}")
         if half.ack is not None and ahead(s.ack, half.ack) < 0:
             raise Broken(f"the acknowledgement went back by {-ahead(s.ack, half.ack)}: {s}")
-        if not peer.fresh and ahead(s.ack, peer.sent) > 0:
+        if not peer.fresh and ahead(s.ack, peer.sent) > 0 and s.ack != peer.before:
             raise Broken(f"acknowledges {ahead(s.ack, peer.sent)} more than was sent: {s}")
         n = len(s.data)
         if not n:
