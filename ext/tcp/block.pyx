@@ -86,31 +86,31 @@ cdef void mark_full(tcb *c, int number) noexcept nogil:
     append(&c.home.full[number], c)
 
 
-cdef void append(tcp_line *l, tcb *c) noexcept nogil:
+cdef void append(tcp_line *line, tcb *c) noexcept nogil:
     c.flags |= TF_DIRTY
     c.dirty_next = NULL
-    c.dirty_prev = l.last
-    if l.last != NULL:
-        l.last.dirty_next = c
+    c.dirty_prev = line.last
+    if line.last != NULL:
+        line.last.dirty_next = c
     else:
-        l.first = c
-    l.last = c
+        line.first = c
+    line.last = c
 
 
 cdef void unmark(tcb *c) noexcept nogil:
-    cdef tcp_line *l = &c.home.full[c.full - 1] if c.full else &c.home.due
+    cdef tcp_line *line = &c.home.full[c.full - 1] if c.full else &c.home.due
     if not has(c, TF_DIRTY):
         return
     c.flags &= ~TF_DIRTY
     if c.dirty_prev != NULL:
         c.dirty_prev.dirty_next = c.dirty_next
     else:
-        l.first = c.dirty_next
+        line.first = c.dirty_next
     if c.dirty_next != NULL:
         c.dirty_next.dirty_prev = c.dirty_prev
     else:
-        l.last = c.dirty_prev
-    if l.first == NULL and c.full:
+        line.last = c.dirty_prev
+    if line.first == NULL and c.full:
         c.home.full_set &= ~(<uint32_t>1 << (c.full - 1))
 
 

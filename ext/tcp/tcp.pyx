@@ -114,7 +114,7 @@ cdef bint put_out(tcb *c) noexcept nogil:
 
 
 cdef void resume(tcp *t) noexcept nogil:
-    """Those at the heads of the lines, as long as their interfaces have room. How many wait behind them costs nothing."""
+    """Those at the heads of the lines, while interfaces have room: how many wait behind them costs nothing."""
     cdef int k
     cdef bint renumbered = t.full_generation != t.net.generation
     t.full_generation = t.net.generation

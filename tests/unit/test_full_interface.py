@@ -109,7 +109,6 @@ def test_those_that_wait_can_be_closed(world):
         if k % 3 == 1:
             with pytest.raises(ConnectionResetError):
                 received(far)
-                far.recv(1)
         else:
             assert received(far) == bytes(SIZE)
 
@@ -122,5 +121,5 @@ def test_those_that_wait_for_an_interface_that_goes_hear_of_it(world):
     world.client.remove_interface(world.links[0])
     world.run(world.client, ms=10_000)
     for near, _ in crowd:
-        with pytest.raises(OSError):
+        with pytest.raises(TimeoutError):
             near.send(b"x")
