@@ -7,6 +7,7 @@ import errno
 import math
 import operator
 import os
+import select
 import signal
 import socket
 import sys
@@ -81,6 +82,40 @@ def _check_owner(owner: int | None) -> None:
                          "process or go unheard: call signal.signal() first")
 
 
+class _Watcher:
+    """One thread that tells of splices in engines. They end in whatever thread polls, often one that never runs Python;
+    and the main thread may well be waiting for the news."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.owner = 0
+        self.jobs: dict[int, Splice] = {}
+
+    def add(self, job: Splice) -> None:
+        with self.lock:
+            if self.owner != os.getpid():       # after a fork there is no thread
+                self.owner, self.jobs, self.ready = os.getpid(), {}, select.epoll()
+                threading.Thread(target=self.run, args=(self.ready, self.jobs), name="ustack.splices",
+                                 daemon=True).start()
+            self.jobs[job.fileno()] = job
+            self.ready.register(job.fileno(), select.EPOLLIN)
+
+    def run(self, ready: select.epoll, jobs: dict[int, Splice]) -> None:
+        while True:
+            for number, _ in ready.poll():
+                with self.lock:
+                    ready.unregister(number)
+                    job = jobs.pop(number)
+                try:
+                    job._told()
+                except BaseException:
+                    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+                del job
+
+
+_watcher = _Watcher()
+
+
 class Splice:
     """A splice that was started with ``wait=False``.
 
@@ -96,8 +131,9 @@ class Splice:
         self._transfer: Transfer | None = None
         self._event = -1
         if _in_engine(source, sink):
-            told = self._told if owner is not None or callback is not None else None
-            self._relay = Relay(source, sink, count, idle_ns=int(idle * 1e9), pass_end=pass_end, callback=told)
+            self._relay = Relay(source, sink, count, idle_ns=int(idle * 1e9), pass_end=pass_end)
+            if owner is not None or callback is not None:
+                _watcher.add(self)
             return
         self._pass_end = pass_end
         self._ends: list[Any] = []

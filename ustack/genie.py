@@ -105,10 +105,11 @@ def _chosen(semantics: str) -> Semantics:
 def send(sock: socket, data: Any, semantics: str = "copy") -> int:
     """Send all of ``data`` with a choice of SEMANTICS; returns how many bytes.
 
-    Of the application's: any buffer ("emulated_copy": without a copy if its pages can be shared copy-on-write, best of
-    a ``ustack.CowBuffer``; it may be written to at once). Of the system's: a Buffer, which is gone afterwards. In place where the path
-    allows it (docs/techniques/direct.md), else copied: the promise is the same. Raises what ``sock.sendall`` raises,
-    ValueError (unknown semantics, a buffer given away), TypeError (not a Buffer), BufferError (a strong move, views).
+    Of the application's: any buffer ("emulated_copy": without a copy if its pages can be shared copy-on-write, best
+    of a ``ustack.CowBuffer``; it may be written to at once). Of the system's: a Buffer, which is gone afterwards. In
+    place where the path allows it (docs/techniques/direct.md), else copied: the promise is the same. Raises what
+    ``sock.sendall`` raises, ValueError (unknown semantics, a buffer given away), TypeError (not a Buffer),
+    BufferError (a strong move, views).
     """
     chosen = _chosen(semantics)
     if chosen.allocation == "system":
@@ -143,8 +144,9 @@ def recv(sock: socket, into: Any, semantics: str = "copy") -> int | list[Mblk]:
     """Receive with a choice of SEMANTICS.
 
     Of the application's: ``into`` is a writable buffer; returns the number of bytes, 0 at the end of the stream
-    ("emulated_copy" exchanges whole pages of a ``ustack.FlipBuffer`` with those received). Of the system's: ``into`` is how many bytes at most; returns a list of ``ustack.buffers.Mblk``, read-only, [] at the end.
-    Raises what ``sock.recv_into`` and ``sock.recv_buffers`` raise, ValueError (unknown semantics), TypeError.
+    ("emulated_copy" exchanges whole pages of a ``ustack.FlipBuffer`` with those received). Of the system's: ``into``
+    is how many bytes at most; returns a list of ``ustack.buffers.Mblk``, read-only, [] at the end. Raises what
+    ``sock.recv_into`` and ``sock.recv_buffers`` raise, ValueError (unknown semantics), TypeError.
     """
     chosen = _chosen(semantics)
     if chosen.allocation == "system":

@@ -17,6 +17,8 @@ from ustack._core.mem.region cimport region
 cdef int region_seal(region *r) noexcept nogil
 # A new region of at least `length` bytes, sealed. NULL, the reason in *err (-errno).
 cdef region *region_share(size_t length, int *err) noexcept nogil
+# Why a region has got no memory file, asked again: -EMFILE, -ENOMEM …; -ENOTSUP if it would have one now.
+cdef int region_refusal() noexcept nogil
 # The region behind a descriptor that somebody else made; `prot` as for mmap. Takes the descriptor on success. NULL, the
 # reason in *err: -EPERM (not sealed against shrinking), -EMSGSIZE (less than `least` bytes, or no whole pages), -errno.
 cdef region *region_import(int fd, size_t least, int prot, int *err) noexcept nogil

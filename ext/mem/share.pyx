@@ -11,7 +11,7 @@ from ustack._core.base.types cimport (
 from ustack._core.mem.region cimport region, region_create, region_ref, region_unref
 from ustack._core.sys.io cimport sys_close, sys_dup
 from ustack._core.sys.memory cimport (
-    MAP_SHARED, SEAL_GROW, SEAL_SHRINK, mem_map, memfd_length, memfd_seal, memfd_seals, page_size,
+    MAP_SHARED, SEAL_GROW, SEAL_SHRINK, mem_map, memfd_length, memfd_new, memfd_seal, memfd_seals, page_size,
 )
 
 cdef extern from "<errno.h>" nogil:
@@ -37,12 +37,20 @@ cdef int region_seal(region *r) noexcept nogil:
     return 0 if seals >= 0 else seals
 
 
+cdef int region_refusal() noexcept nogil:
+    cdef int fd = memfd_new(b"ustack", 1, False)
+    if fd < 0:
+        return fd
+    sys_close(fd)
+    return -ENOTSUP
+
+
 cdef region *region_share(size_t length, int *err) noexcept nogil:
     cdef region *r = region_create(length, 0, err)
     cdef int e
     if r == NULL:
         return NULL
-    e = region_seal(r)
+    e = region_seal(r) if r.fd >= 0 else region_refusal()
     if e < 0:
         region_unref(r)
         err[0] = e

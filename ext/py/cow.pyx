@@ -16,6 +16,7 @@ from ustack._core.base.types cimport NS_NEVER, atomic_add64, atomic_cas32, atomi
 from ustack._core.mem.mblk cimport freemsg, mblk
 from ustack._core.py.buffers cimport drain, lend_buffer, release_block
 from ustack._core.py.calls cimport NO_WAIT, wait_for_room
+from ustack._core.py.direct cimport may_vanish
 from ustack._core.py.driver cimport (
     driver, driver_attend, driver_flush_unlock, driver_lock, driver_notify_kick, driver_unlock, sock_note)
 from ustack._core.py.errors cimport fail
@@ -341,6 +342,9 @@ def send_cow(Socket s not None, data, int flags, bint partial) -> int:
             n = c.b.len
             first = (page - <size_t>c.b.buf % page) % page
             last = n - (<size_t>c.b.buf + n) % page if first < n else 0
+            if may_vanish(data, c.b.buf, n):
+                bump(d, C_COW_REFUSED, 1)
+                return s._send_mapping(data, flags, partial)
             if n == 0 or first + page > last or last > n:
                 if n:
                     bump(d, C_COW_SMALL, 1)

@@ -34,6 +34,7 @@ from ustack._core.py.errors cimport fail
 from ustack._core.py.socket cimport Socket
 from ustack._core.stack.engine cimport engine_poll, iface
 from ustack._core.stack.sockets cimport SOCK_TCP, sock
+from ustack._core.sys.mapped cimport sys_maps_file
 from ustack._core.tcp.block cimport tcb
 from ustack._core.tcp.close cimport conn_abort
 from ustack._core.tcp.tcp cimport (
@@ -77,13 +78,15 @@ cdef class Registration:
 
     def __cinit__(self, buffer):
         cdef bint full = False
+        cdef bint pin
         cdef int r
         PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE)
         try:
             if self.view.len == 0:
                 raise ValueError("an empty buffer cannot be registered")
+            pin = not may_vanish(buffer, self.view.buf, self.view.len)
             with nogil:
-                r = memory_register(self.view.buf, self.view.len, &full)
+                r = memory_register(self.view.buf, self.view.len, pin, &full)
             if full:
                 fail(r, "too many registered ranges")
         except BaseException:
@@ -326,6 +329,17 @@ cdef int refusal(Socket s, bint sync, bint auto, size_t n, bint nonblocking) noe
     return why
 
 
+cdef bint may_vanish(object data, const void *base, size_t n) noexcept:
+    cdef bint yes
+    if type(data) is memoryview:
+        data = data.obj
+    if type(data) is bytes or type(data) is bytearray or n == 0:
+        return False
+    with nogil:
+        yes = sys_maps_file(base, n)
+    return yes
+
+
 cdef mblk *lend_memory(Socket s, object data, size_t n) except? NULL:
     """A block on the caller's memory, with its pages at hand; NULL: copy."""
     cdef mblk *whole
@@ -472,8 +486,8 @@ cdef Py_ssize_t send_noticed(Socket s, Notices q, mblk *whole, size_t n, int fla
 
 
 cdef Py_ssize_t send_with_notice(Socket s, Notices q, object data, const char *p, size_t n, int flags, ns_t deadline,
-                                 bint partial) except -1:
-    """A call that gets a number; data None: it is copied, and its completion says so."""
+                                 bint partial, bint copied=False) except -1:
+    """A call that gets a number; copied: and its completion says so."""
     cdef mblk *whole = NULL
     cdef Py_ssize_t done
     if n == 0:
@@ -482,11 +496,14 @@ cdef Py_ssize_t send_with_notice(Socket s, Notices q, object data, const char *p
     if not notices_reserve(q.q):
         raise OSError(ENOBUFS, f"{NOTICES_MAX} completions are outstanding: collect them with completions()")
     try:
-        if data is not None:
+        if not copied:
             whole = lend_memory(s, data, n)
         if whole != NULL:
             return send_noticed(s, q, whole, n, flags, deadline, partial)
-        done = s._send_bytes(p, n, flags, partial)
+        if may_vanish(data, p, n):
+            done = s._send_mapping(data, flags, partial)
+        else:
+            done = s._send_bytes(p, n, flags, partial)
         notices_add(q.q, NULL)
         return done
     except BaseException:
@@ -518,15 +535,21 @@ cdef Py_ssize_t send_in_place(Socket s, object data, int flags, object direct, b
         with nogil:
             why = refusal(s, not zerocopy, auto, n, deadline == NO_WAIT)
         if why == -1:
-            if q is not None:
+            if may_vanish(data, b.buf, n):
+                # Read while it waits, by a device or under the lock, it could not be guarded.
+                note(s, C_DIRECT_NO_MEMORY, 1)
+            elif q is not None:
                 return send_with_notice(s, q, data, <const char *>b.buf, n, flags, deadline, partial)
-            whole = lend_memory(s, data, n)
+            else:
+                whole = lend_memory(s, data, n)
             if whole != NULL:
                 return send_sync(s, whole, n, flags, deadline, partial)
         if q is not None:
-            return send_with_notice(s, q, None, <const char *>b.buf, n, flags, deadline, partial)
+            return send_with_notice(s, q, data, <const char *>b.buf, n, flags, deadline, partial, True)
         if s.s.kind != SOCK_TCP:
             return s._send_datagram(data, None, flags)
+        if may_vanish(data, b.buf, n):
+            return s._send_mapping(data, flags, partial)
         return s._send_bytes(<const char *>b.buf, n, flags, partial)
     finally:
         PyBuffer_Release(&b)

@@ -46,6 +46,7 @@ from ustack._core.via.types cimport (
 from ustack._core.via.vi cimport nic_deregister
 from ustack._core.wire.via cimport DISCRIMINATOR_MAX, SEGMENTS_MAX
 
+from ustack._core.py.direct cimport may_vanish
 from ustack._core.py.buffers import Region
 
 cdef enum:
@@ -477,8 +478,8 @@ cdef class Nic:
         The object cannot be resized meanwhile (BufferError). Memory of a ``Region`` can be sent from to other
         processes, which
         can then read it; its file is sealed against further writable mappings when that happens first.
-        Raises VIP_ERROR_RESOURCE if it cannot be pinned (RLIMIT_MEMLOCK), VIP_INVALID_PTAG, BufferError for
-        read-only memory.
+        Raises VIP_ERROR_RESOURCE if it cannot be pinned (RLIMIT_MEMLOCK), VIP_INVALID_PTAG, VIP_INVALID_PARAMETER for
+        a mapping of a file (which could be cut), BufferError for read-only memory.
         """
         alive(self)
         view = memoryview(buffer)
@@ -585,6 +586,8 @@ cdef Memory enroll(Nic nic, object view, object owner, Ptag ptag):
     m.fd = -1
     if shared:
         m.fd = owner.fileno()
+    elif may_vanish(owner, m.base, m.length):
+        fail(VIP_INVALID_PARAMETER, "a mapping of a file cannot be registered: its pages go when it is cut")
     r = mem_pin(m.base, m.length)
     if r < 0:
         limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]

@@ -9,16 +9,12 @@ from libc.string cimport memcpy, memset
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport DB_READONLY, esballoc, mblk
 from ustack._core.mem.region cimport region_create, region_unref
-from ustack._core.mem.share cimport region_publish, region_withdraw
+from ustack._core.mem.share cimport region_publish, region_refusal, region_withdraw
 from ustack._core.sys.fault cimport (
     FAULT_MPROTECT, fault_lift, fault_lock, fault_mechanism, fault_protect, fault_unlock)
 from ustack._core.sys.memory cimport (
     MAP_FIXED, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mem_map, mem_unmap, page_size)
 from ustack._core.zerocopy.cow_owner cimport cow_owner, owner_book_fault, owner_unref
-
-cdef extern from "<errno.h>" nogil:
-    enum:
-        ENOTSUP
 
 cdef enum:
     BLOCK_STORAGE = 256         # what a queue is charged for a block: its structures
@@ -72,7 +68,7 @@ cdef bint build(cow_file *f, uint32_t pages, uint32_t spares, int *err) noexcept
     if f.r == NULL:
         return False
     if f.r.fd < 0:
-        err[0] = -ENOTSUP
+        err[0] = region_refusal()
         return False
     f.user = <uint8_t *>mem_map(NULL, pages * page, PROT_READ | PROT_WRITE, MAP_SHARED, f.r.fd, 0, err)
     if f.user == NULL:

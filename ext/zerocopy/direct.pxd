@@ -33,7 +33,7 @@ cdef enum:
 # --- registered memory --------------------------------------------------------------------------------------------
 # 0, or what kept it from being pinned (-ENOMEM, -EPERM, -EAGAIN: RLIMIT_MEMLOCK): it is registered all the same.
 # -ENOSPC with *full: it is not.
-cdef int memory_register(void *base, size_t n, bint *full) noexcept nogil
+cdef int memory_register(void *base, size_t n, bint pin, bint *full) noexcept nogil
 cdef void memory_unregister(void *base, size_t n, bint pinned) noexcept nogil
 # MEMORY_*: whether one registered range holds all of it.
 cdef int memory_known(const void *base, size_t n) noexcept nogil

@@ -1,6 +1,6 @@
 """Sending memory of the user's from where it lies: see direct.pxd."""
 
-from libc.errno cimport EFAULT, EINVAL, ENOMEM, ENOSPC, ENOSYS
+from libc.errno cimport EFAULT, EINVAL, ENOMEM, ENOSPC, ENOSYS, EOPNOTSUPP
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -32,10 +32,10 @@ cdef int can_populate = -1              # not known yet
 
 
 # --- registered memory --------------------------------------------------------------------------------------------
-cdef int memory_register(void *base, size_t n, bint *full) noexcept nogil:
+cdef int memory_register(void *base, size_t n, bint pin, bint *full) noexcept nogil:
     global count
     cdef uint64_t begin = <uint64_t>base
-    cdef int r = mem_pin(base, n)
+    cdef int r = mem_pin(base, n) if pin else -EOPNOTSUPP
     cdef int k
     full[0] = False
     spin_lock(&lock)

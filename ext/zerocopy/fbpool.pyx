@@ -6,7 +6,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 
 from ustack._core.mem.region cimport region_create, region_unref
-from ustack._core.mem.share cimport region_publish, region_retire
+from ustack._core.mem.share cimport region_publish, region_refusal, region_retire
 from ustack._core.sys.memory cimport (
     PROT_READ, PROT_WRITE, SEAL_FUTURE_WRITE, SEAL_GROW, SEAL_SEAL, SEAL_SHRINK, SEAL_WRITE, mem_protect, mem_unmap,
     memfd_seal, page_size,
@@ -53,7 +53,7 @@ cdef int open_memory(fbpool *p) noexcept nogil:
     if p.mem == NULL:
         return e
     if p.mem.fd < 0:
-        return -EINVAL
+        return region_refusal()
     if not p.flags & FB_ONCE:
         p.published = region_publish(p.mem) == 0
         seals |= SEAL_FUTURE_WRITE | SEAL_SEAL

@@ -11,6 +11,7 @@ from ustack._core.base.types cimport atomic_load32, spin_lock, spin_unlock
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport dblk, dblk_ref, dblk_unref, esballoc, freeb, mblk, mblk_len, msgcopyout
 from ustack._core.mem.source cimport source
+from ustack._core.mem.share cimport region_refusal
 from ustack._core.sys.memory cimport (
     MAP_FIXED, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mem_map, mem_unmap, memfd_new)
 
@@ -112,13 +113,14 @@ cdef flip_buffer *flip_buffer_create(uint32_t pages, int *err) noexcept nogil:
     if f.slot != NULL:
         f.base = flip_reserve(<size_t>pages * FLIP_PAGE, err)
     if f.base != NULL:
-        err[0] = -ENOSPC
         if take_slots(f.slot, pages):
             err[0] = show(f.base, f.slot, pages, PROT_READ | PROT_WRITE, MAP_SHARED)
             if err[0] == 0:
                 memset(f.base, 0, <size_t>pages * FLIP_PAGE)        # slots are used again
                 return f
             give_slots(f.slot, pages)
+        else:
+            err[0] = -ENOSPC if file >= 0 else region_refusal()
         mem_unmap(f.base, <size_t>pages * FLIP_PAGE)
     free(f.slot)
     free(f)

@@ -6,6 +6,7 @@ import mmap
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import pytest
@@ -96,6 +97,10 @@ def test_what_cannot_be_registered(nic):
             nic.register(bytearray(8), foreign.ptag())
         with pytest.raises(TypeError):
             nic.register(5, ptag)
+        with tempfile.TemporaryFile() as f:
+            f.truncate(8192)
+            with mmap.mmap(f.fileno(), 8192) as m, pytest.raises(via.ViaError, match="mapping of a file"):
+                nic.register(m, ptag)
 
 
 def test_deregistering_twice_is_an_error(nic):

@@ -9,8 +9,7 @@ import random
 import signal
 import socket
 
-import pytest
-from beds import PATIENCE, connected, copied, read_all, reading
+from beds import PATIENCE, connected, copied, reading
 from dark import copied_out, dark_stacks
 from helpers import Background
 

@@ -80,7 +80,7 @@ def test_the_end_of_the_stream(pair, receiving):
 
 @pytest.mark.parametrize("semantics", ALL)
 def test_what_is_copied_on_the_way_out(semantics):
-    """One copy by "copy", none by the others where the path sends in place; of "emulated_copy" what is no whole page."""
+    """One by "copy", none by the others where the path sends in place; of "emulated_copy" what is no whole page."""
     with two_devices() as (near, far), connected(near, far) as (c, s):
         taking = Background(received, s, len(DATA), "move")
         genie.send(c, made(semantics, DATA), semantics)

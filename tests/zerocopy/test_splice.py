@@ -370,6 +370,35 @@ def test_completion_by_callback(job_maker):
     assert heard == [job]
 
 
+def test_a_callback_comes_to_who_waits_for_nothing_else(job_maker):
+    """Not only when this thread looks after the library, or runs Python at all."""
+    start, finish = job_maker
+    for _ in range(2):
+        told = threading.Event()
+        job = start(callback=lambda _one, told=told: told.set())
+        job.cancel()
+        assert told.wait(PATIENCE)
+    told = threading.Event()
+    job = start(callback=lambda _one: told.set())
+    Background(finish).result(PATIENCE)
+    assert told.wait(PATIENCE)
+    assert job.moved == 5
+
+
+def test_a_callback_that_fails_spoils_no_other(job_maker, monkeypatch):
+    start, _finish = job_maker
+    failed, told = threading.Event(), threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _args: failed.set())
+
+    def fail(_one):
+        raise RuntimeError
+
+    start(callback=fail).cancel()
+    assert failed.wait(PATIENCE)
+    start(callback=lambda _one: told.set()).cancel()
+    assert told.wait(PATIENCE)
+
+
 def test_completion_by_signal(job_maker):
     start, finish = job_maker
     heard = []

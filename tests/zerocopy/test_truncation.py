@@ -2,7 +2,9 @@
 
 import collections
 import contextlib
+import ctypes
 import errno
+import gc
 import hashlib
 import mmap
 import os
@@ -16,6 +18,7 @@ import textwrap
 
 import pytest
 from beds import PATIENCE, Lossy, connected, two_stacks
+from direct_beds import two_devices
 from helpers import Background
 
 import ustack
@@ -121,6 +124,79 @@ def test_a_mapping_of_the_programs_own_that_is_cut_under_send(view):
             del data
         c.sendall(b"still there")
         assert s.recv(100) == b"still there"
+
+
+@contextlib.contextmanager
+def mapping(kind, size):
+    """A file, and a writable mapping of it in a buffer of some kind."""
+    with tempfile.TemporaryFile() as f:
+        f.write(b"m" * size)
+        f.flush()
+        m = mmap.mmap(f.fileno(), size)
+        if kind == "mmap":
+            yield f, m
+        elif kind == "view":
+            with memoryview(m) as whole, whole[:] as view:
+                yield f, view
+        else:
+            array = (ctypes.c_char * size).from_buffer(m)
+            yield f, array
+            del array
+        gc.collect()
+        m.close()
+
+
+LENDING = [{"direct": True}, {"direct": "auto"}, {"zerocopy": True}, {"cow": True}]
+
+
+@pytest.mark.parametrize("how", LENDING, ids=str)
+@pytest.mark.parametrize("kind", ["mmap", "view", "ctypes"])
+@pytest.mark.parametrize("bed", [two_devices, two_stacks])
+def test_a_mapping_that_is_to_be_lent_is_copied(bed, kind, how):
+    """It might be cut while it waits, which a device's read, or ours under a lock, would not survive."""
+    with mapping(kind, 200_000) as (f, buffer), bed() as (near, far), connected(near, far) as (c, s):
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        c.setsockopt(socket.SOL_SOCKET, ustack.socket.SO_ZEROCOPY, 1)
+        c.sendall(buffer, **how)
+        os.ftruncate(f.fileno(), 4096)
+        assert s.recv(200_000, socket.MSG_WAITALL) == b"m" * 200_000
+        with pytest.raises(OSError, match="Bad address") as caught:
+            c.sendall(buffer, **how)
+        assert caught.value.errno == errno.EFAULT
+        assert s.recv(4096, socket.MSG_WAITALL) == b"m" * 4096
+        assert not {"direct.sent", "cow.pages"} & {name for name, n in near.stats().items() if n}
+        if "cow" in how:
+            assert near.stats()["cow.refused"] == 2
+        else:
+            assert sum(n for name, n in near.stats().items() if name.startswith("direct.fallback.")) == 2
+        if "zerocopy" in how:
+            assert c.completions() == [(0, 0, True)]
+        del buffer
+
+
+def test_a_mapping_is_registered_but_not_pinned():
+    """So that no link writes to it, either."""
+    with mapping("mmap", 8192) as (f, m), ustack.register(m) as memory:
+        assert not memory.pinned
+        assert memory.error == errno.EOPNOTSUPP
+        os.ftruncate(f.fileno(), 0)
+
+
+def test_memory_without_a_file_is_known_as_such():
+    """Anonymous mappings, private and shared, are lent."""
+    with two_devices() as (near, far), connected(near, far) as (c, s):
+        for flags in (mmap.MAP_PRIVATE, mmap.MAP_SHARED):
+            with mmap.mmap(-1, 8192, flags=flags | mmap.MAP_ANONYMOUS) as m:
+                with reading_some(s, 8192):
+                    c.sendall(m, direct=True)
+        assert near.stats()["direct.sent"] == 2
+
+
+@contextlib.contextmanager
+def reading_some(s, n):
+    taking = Background(s.recv, n, socket.MSG_WAITALL)
+    yield
+    assert len(taking.result(PATIENCE)) == n
 
 
 def test_a_mapping_over_a_link_that_does_not_sum():
