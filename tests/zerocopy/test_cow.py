@@ -356,6 +356,28 @@ def test_a_send_with_a_timeout_takes_what_there_is_room_for(mechanism):
     view.release()
 
 
+@pytest.mark.parametrize(("buffers", "faults"), [(1, True), (2, True), (8, False), (16, False)])
+def test_buffers_in_turn(mechanism, buffers, faults):
+    """Who sends from buffers in turn that are together more than twice the send buffer is never told, and never has a
+    page copied: what is written to next was acknowledged before there was room for what came last."""
+    size = 8 * PAGE
+    ring = [ustack.CowBuffer(size) for _ in range(buffers)]
+    expected = bytearray()
+    with Wire() as wire:
+        wire.c.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * size)
+        for turn in range(100):
+            with memoryview(ring[turn % buffers]) as view:
+                view[:] = bytes([turn]) * size
+                expected += view
+                send_all(wire, view)
+        wire.until(len(expected))
+        assert bytes(wire.got) == bytes(expected)
+        wire.settle()
+        stats = wire.stats()
+        assert (stats["cow.pages"] == 800) is ("cow.full" not in stats)
+        assert (stats.get("cow.faults", 0) > 0) is faults
+
+
 def test_a_mechanism_is_not_changed_while_pages_are_shared(mechanism):
     other = next(m for m in MECHANISMS if m != mechanism)
     buffer = ustack.CowBuffer(PAGE)
