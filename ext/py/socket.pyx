@@ -984,6 +984,8 @@ cdef class Socket:
         """An int, or bytes if buflen is given (TCP_INFO: Linux's struct tcp_info)."""
         cdef int64_t value = 0
         cdef int r
+        if not 0 <= buflen <= 1024:
+            raise OSError("getsockopt buflen out of range")
         self.enter()
         try:
             if level == SOL_SOCKET and optname in (SO_TYPE, SO_PROTOCOL, SO_DOMAIN):

@@ -219,8 +219,7 @@ cdef void send_probe(tcb *c) noexcept nogil:
     if resent:
         tail = tlp_tail(c)
         if seq_gt(c.snd_nxt, c.snd_una + c.snd_wnd):
-            rtx_arm(c, RTX_DATA)        # the peer has taken back what it had offered: the time-out's business
-            return
+            return              # the peer has taken back what it had offered: the time-out's business
         resent = send_again(c, tail, c.snd_nxt - tail)
     elif not send_n(c, n, fin_to_send(c, n)):
         return

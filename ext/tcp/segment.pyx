@@ -20,7 +20,7 @@ from ustack._core.inet.path cimport path
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport alloc_header, freemsg, mblk
 from ustack._core.tcp.block cimport (
-    TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_PATH, TF_SACK, TF_TS, TF_WSCALE, has, interval, mark, tcb,
+    TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_FIN_KNOWN, TF_PATH, TF_SACK, TF_TS, TF_WSCALE, has, interval, mark, tcb,
 )
 from ustack._core.tcp.pacing cimport pacing_packet, pacing_sent
 from ustack._core.tcp.reassembly cimport ooo_sack
@@ -104,18 +104,22 @@ cdef void add_timestamps(tcb *c, tcp_options *o, bint echo) noexcept nogil:
 
 
 cdef void add_sack(tcb *c, tcp_options *o) noexcept nogil:
-    """What was received twice first (RFC 2883), then what is held above rcv_nxt, newest first (RFC 2018)."""
+    """What was received twice first (RFC 2883), then what is held above rcv_nxt, newest first (RFC 2018); with its FIN,
+    or the peer would send the last segment again for that alone."""
     cdef interval blocks[TCP_MAX_SACK]
     cdef int n = 0
     cdef int i
+    cdef int held = 0
     if has(c, TF_DSACK):
         c.flags &= ~TF_DSACK
         blocks[0] = c.dsack
-        n = 1
-    n += ooo_sack(&c.ooo, &blocks[n], TCP_MAX_SACK - n)
+        held = 1
+    n = held + ooo_sack(&c.ooo, &blocks[held], TCP_MAX_SACK - held)
     for i in range(n):
         o.sack[i][0] = blocks[i].start
         o.sack[i][1] = blocks[i].end
+        if i >= held and has(c, TF_FIN_KNOWN) and blocks[i].end == c.rcv_fin:
+            o.sack[i][1] += 1
     o.nsack = <uint8_t>n
 
 

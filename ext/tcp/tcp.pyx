@@ -406,7 +406,9 @@ cdef uint32_t tcp_send_hint(const tcb *c, uint32_t *stride, uint32_t *phase) noe
         phase[0] = unsent(c) % c.snd_mss
     whole = SUPER_SEGMENT - SUPER_SEGMENT % c.snd_mss
     begun = unsent(c) % whole
-    return whole - begun if begun < c.gso_payload >> 2 else whole
+    if begun < c.gso_payload >> 2:
+        whole -= begun
+    return whole if whole < c.sndbuf else c.sndbuf      # so that a small buffer is overrun by its own size at most
 
 
 cdef uint32_t tcp_unacked(const tcb *c) noexcept nogil:

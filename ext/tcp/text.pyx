@@ -137,6 +137,17 @@ cdef void tell_reader(tcb *c) noexcept nogil:
         tcb_post(c, EV_IN)
 
 
+cdef bint note_fin(tcb *c, const arrival *s) noexcept nogil:
+    """Whether the segment brings the FIN for the first time: then it is remembered, and nothing lies behind it."""
+    if not s.h.flags & TH_FIN or has(c, TF_FIN_KNOWN):
+        return False
+    c.rcv_fin = s.h.seq + s.n
+    c.flags |= TF_FIN_KNOWN
+    if c.ooo.n and seq_gt(c.ooo.v[c.ooo.n - 1].end, c.rcv_fin):
+        ooo_free(&c.ooo)                # what came early contradicts it: what lies before it is sent again
+    return True
+
+
 cdef bint fin_is_next(const tcb *c, const arrival *s) noexcept nogil:
     if has(c, TF_FIN_KNOWN):
         return c.rcv_nxt == c.rcv_fin
@@ -155,6 +166,7 @@ cdef void keep(tcb *c, arrival *s, mblk *taken) noexcept nogil:
     if s.h.seq != c.rcv_nxt:
         count(&s.t.ctx.n, C_TCP_OUT_OF_ORDER)
         ack_loss(c)
+    note_fin(c, s)
     added = ooo_add(&c.ooo, c.home.ctx.mem, taken, s.h.seq, s.n, &dup)
     if added < 0 or c.ooo.total != total + <uint32_t>added:     # dropped, or another run for its sake
         count(&s.t.ctx.n, C_TCP_OOO_LIMIT)
@@ -178,11 +190,8 @@ cdef void keep(tcb *c, arrival *s, mblk *taken) noexcept nogil:
 # --- eighth: FIN --------------------------------------------------------------------------------------------------
 cdef void check_fin(tcb *c, arrival *s) noexcept nogil:
     """A FIN counts when everything before it is here; one that came early is remembered."""
-    if s.h.flags & TH_FIN and not has(c, TF_FIN_KNOWN):
-        c.rcv_fin = s.h.seq + s.n
-        c.flags |= TF_FIN_KNOWN
-        if c.rcv_fin != c.rcv_nxt and s.n == 0:
-            seg_ack(c)                  # out of order, like data
+    if note_fin(c, s) and c.rcv_fin != c.rcv_nxt and s.n == 0:
+        seg_ack(c)                      # out of order, like data
     if has(c, TF_FIN_KNOWN) and not has(c, TF_FIN_RCVD) and c.rcv_nxt == c.rcv_fin:
         fin_received(c)
 

@@ -590,6 +590,25 @@ def test_options_come_as_bytes_if_their_length_is_given(bed: Bed, option: int, v
         assert s.getsockopt(us.SOL_SOCKET, option, 16) == struct.pack("i", value)
 
 
+@pytest.mark.parametrize("length", [-1, 1025])
+def test_a_length_of_an_option_that_cannot_be(bed: Bed, length: int) -> None:
+    with bed[0].socket() as s, pytest.raises(OSError, match="out of range"):
+        s.getsockopt(us.SOL_SOCKET, us.SO_TYPE, length)
+
+
+def test_a_small_send_buffer_is_overrun_by_its_own_size_at_most(bed: Bed) -> None:
+    """And by what has left already: nobody reads."""
+    a, b, host = bed
+    with b.socket() as server:
+        server.setsockopt(us.SOL_SOCKET, us.SO_RCVBUF, 4096)
+        server.bind((host, PORT))
+        server.listen()
+        with a.create_connection((host, PORT)) as client, server.accept()[0]:
+            client.setsockopt(us.SOL_SOCKET, us.SO_SNDBUF, 10_000)
+            client.setblocking(False)
+            assert client.send(bytes(200_000)) <= 20_000 + 4096
+
+
 def test_urgent_data_is_not_to_be_had_apart(bed: Bed) -> None:
     with bed[0].socket() as s, pytest.raises(OSError, match="urgent") as e:
         s.recv(1, std.MSG_OOB)

@@ -108,6 +108,25 @@ def test_close_races_with_data():
     p.recv("A", seq=12, ack=2)
 
 
+def test_a_fin_behind_a_gap_is_in_the_selective_acknowledgement():
+    p = established(sack=True)
+    p.send("FA", 1001, 1, b"x" * 500)
+    assert [[(a - p.iss, b - p.iss) for a, b in s.sack] for s in p.recv_all()][-1] == [(1001, 1502)]
+    p.send("A", 1, 1, b"x" * 1000)
+    p.recv("A", ack=1502, sack=[])
+
+
+def test_a_fin_in_order_ends_the_stream_whatever_came_from_behind_it():
+    p = established(sack=True)
+    p.send("A", 1001, 1, b"y" * 2000)
+    p.recv("A", ack=1)
+    p.send("FA", 1, 1, b"x" * 1000)
+    p.recv("A", ack=1002, sack=[])
+    assert p.conn.state == "CLOSE-WAIT"
+    assert p.conn.recv() == b"x" * 1000
+    assert p.conn.recv() == b""
+
+
 def test_fin_waits_for_the_window():
     p = established(window=1000)
     p.conn.send(b"x" * 1500)
