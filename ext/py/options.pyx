@@ -55,6 +55,7 @@ cdef enum:
     PMTUDISC_WANT = 1
     PMTUDISC_DO = 2
     DEFAULT_HOPS = 64
+    NO_THRESHOLD = 1 << 30      # CWND_MAX: slow start has not ended yet
 
 cdef enum:
     TCP_NODELAY = 1
@@ -319,16 +320,19 @@ cdef bytes pack_tcp_info(driver *d, sock *s):
         fail(-EBADF)
     mss = i.snd_mss or 536
     return struct.pack(
-        "=8B24I4Q6I4Q",
+        "=8B24I4Q6I4Q2I2Q4I",
         i.state, i.ca_state, i.retransmits, 0, i.retransmits, i.options, i.snd_wscale | i.rcv_wscale << 4, 0,
         i.rto // 1000, i.ato // 1000, i.snd_mss, i.rcv_mss,
         i.accept_queue if i.state == TCPS_LISTEN else (i.unacked + mss - 1) // mss,
         i.accept_max if i.state == TCPS_LISTEN else i.sacked // mss,
         (i.lost + mss - 1) // mss, (i.retrans + mss - 1) // mss, 0,
         0, 0, 0, 0,
-        i.pmtu, i.rcv_wnd, i.srtt // 1000, i.rttvar // 1000, min(i.ssthresh // mss, 0x7FFFFFFF), i.cwnd // mss,
+        i.pmtu, i.rcv_wnd, i.srtt // 1000, i.rttvar // 1000,
+        i.ssthresh // mss if i.ssthresh < NO_THRESHOLD else 0x7FFFFFFF, i.cwnd // mss,
         i.advmss, 3, 0, i.rcv_wnd, i.total_retrans & 0xFFFFFFFF,
         0, 0, i.bytes_acked, i.bytes_received,
         i.segs_out & 0xFFFFFFFF, i.segs_in & 0xFFFFFFFF, i.notsent, min(i.min_rtt // 1000, 0xFFFFFFFF), 0, 0,
         0, 0, 0, 0,
+        0, 0, i.bytes_sent, i.bytes_retrans,
+        0, 0, 0, min(i.snd_wnd, 0xFFFFFFFF),
     )

@@ -996,7 +996,7 @@ cdef class Socket:
             if level == 6 and optname == TCP_CONGESTION:
                 return congestion_name(self.d, self.s).ljust(16, b"\0")[:buflen or 16]
             if level == 6 and optname == TCP_INFO and self.s.kind == SOCK_TCP:
-                return pack_tcp_info(self.d, self.s)[:buflen or 192]
+                return pack_tcp_info(self.d, self.s)[:buflen or 232]
             with nogil:
                 driver_lock(self.d)
                 r = option_get(self.s, level, optname, &value)

@@ -290,12 +290,15 @@ def test_tcp_info_has_linuxs_layout(connection: tuple[us.socket, us.socket]) -> 
     got = 0
     while got < 100_000:
         got += len(conn.recv(65536))
-    raw = client.getsockopt(us.IPPROTO_TCP, us.TCP_INFO, 192)
-    assert len(raw) == 192
+    raw = client.getsockopt(us.IPPROTO_TCP, us.TCP_INFO, 232)
+    assert len(raw) == 232
     assert raw[0] == 1                                  # tcpi_state: ESTABLISHED
     rto, _ato, snd_mss, _rcv_mss = struct.unpack_from("IIII", raw, 8)
     assert 200_000 <= rto <= 120_000_000                # microseconds
     assert snd_mss >= 536
+    assert struct.unpack_from("I", raw, 76) == (0x7FFFFFFF,)                # tcpi_snd_ssthresh: no loss so far
+    assert struct.unpack_from("QQ", raw, 200) == (100_000, 0)               # tcpi_bytes_sent, tcpi_bytes_retrans
+    assert struct.unpack_from("I", raw, 228)[0] > 0                         # tcpi_snd_wnd
     assert len(client.getsockopt(us.IPPROTO_TCP, us.TCP_INFO, 16)) == 16
 
 
