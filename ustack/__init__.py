@@ -27,6 +27,7 @@ from ustack._direct import DIRECT_LEAST as DIRECT_LEAST
 from ustack._direct import Completion as Completion
 from ustack._direct import Registration as Registration
 from ustack._direct import register as register
+from ustack._rawfile import RawFile as RawFile
 from ustack._splice import SPLICE_EOF as SPLICE_EOF
 from ustack._splice import Splice as Splice
 from ustack._splice import splice as splice
@@ -48,6 +49,7 @@ __all__ = [
     "Link",
     "PacketRing",
     "Pipe",
+    "RawFile",
     "ReceiveMapping",
     "Registration",
     "SharedMemory",
