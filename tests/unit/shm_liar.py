@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import threading
+import time
 
 from ustack import SharedMemory
 from ustack._core.py.shm import MAGIC, serve
@@ -44,7 +45,9 @@ class RawRing:
         return struct.unpack_from("=I", self.memory, self.at + 128 * which)[0]
 
     def set(self, which, value):
-        struct.pack_into("=I", self.memory, self.at + 128 * which, value & 0xFFFFFFFF)
+        # At once: pack_into clears the bytes first, and whoever looks at that moment sees an index of 0.
+        where = self.at + 128 * which
+        self.memory[where:where + 4] = struct.pack("=I", value & 0xFFFFFFFF)
 
     def put(self, *entries):
         """Publish entries together."""
@@ -183,10 +186,19 @@ class Device:
     def completion(self):
         """(cookie, status) of the next packet that it is done with; waits for it."""
         while (entry := self.done.take()) is None:
-            assert self.thread.is_alive()
+            assert self.thread.is_alive(), self.counts
             self.ring()
             os.sched_yield()
         return struct.unpack("=Ii", entry)
+
+    def forget(self):
+        """Take back what is left in the ring of packets, once it has come to rest there."""
+        while True:
+            seen = self.tx.get(1)
+            time.sleep(0.002)
+            if self.tx.get(1) == seen:
+                break
+        self.tx.set(0, seen)
 
     def send(self, cookie, pieces, length=None, count=None, stamp=None, **more):
         """One packet of pieces (offset, length, region): its completion."""

@@ -3,7 +3,6 @@
 import ctypes
 import gc
 import mmap
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from ustack.buffers import Region
 from ustack.via import Status
 
 PAGE = mmap.PAGESIZE
-pins = pytest.mark.skipif("USTACK_SANITIZED" in os.environ, reason="AddressSanitizer makes mlock do nothing")
+pins = pytest.mark.pins
 
 
 def locked_pages() -> int:

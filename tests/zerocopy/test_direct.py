@@ -480,7 +480,7 @@ with two_devices() as (near, far), connected(near, far) as (c, s):
 """
 
 
-@pytest.mark.skipif("USTACK_SANITIZED" in os.environ, reason="AddressSanitizer makes mlock do nothing")
+@pytest.mark.pins
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving up the right to lock memory needs a root to give it up")
 def test_memory_that_may_not_be_pinned_is_sent_all_the_same():
     here = os.path.dirname(__file__)
