@@ -81,8 +81,10 @@ class RawFile:
         return done
 
     def _parts(self, view: memoryview, offset: int) -> tuple[int, int]:
-        """How many bytes come before the first whole page, and how many in whole pages of the file: of its last, partial
-        one a device writes the rest of a sector too, behind the end."""
+        """How many bytes come before the first whole page, and how many in whole pages of the file.
+
+        The file's last, partial page is left out: a device would write the rest of a sector too, behind the end.
+        """
         head = -offset % ALIGN
         n = len(view)
         if self._raw_fd < 0:
