@@ -88,6 +88,18 @@ cdef class Device(Link):
         self.ctl = sys_if_open()
         return self.ctl if self.ctl >= 0 else fail(self.ctl, "socket")
 
+    cdef tuple ethernet(self, object name, str usable):
+        """Index and MTU of an Ethernet device that is there; the socket for questions about it is open then."""
+        cdef unsigned char mac[6]
+        cdef int index
+        self.open_ctl()
+        index = sys_if_index(self.ctl, self.name_)
+        if index < 0:
+            refuse(index, f"no device {name!r} in this network namespace", {ENODEV: "see 'ip link'"})
+        if sys_if_hardware(self.ctl, self.name_, mac) != ARPHRD_ETHER:
+            raise ValueError(f"{name!r} is no Ethernet device: use {usable}")
+        return index, min(max(sys_if_mtu(self.ctl, self.name_), _MTU_MIN), _MTU_MAX)
+
     def close(self):
         """Close the link; idempotent. A stack's link is closed by its stack."""
         Link.close(self)
@@ -259,15 +271,7 @@ cdef class PacketRing(Device):
         o.lend = lend
         mac = parse_mac(mac)
         memcpy(o.mac, <const char *>mac, 6)
-        self.open_ctl()
-        o.ifindex = sys_if_index(self.ctl, self.name_)
-        if o.ifindex < 0:
-            refuse(o.ifindex, f"no device {name!r} in this network namespace", {ENODEV: "see 'ip link'"})
-        e = sys_if_hardware(self.ctl, self.name_, o.mac)
-        memcpy(o.mac, <const char *>mac, 6)
-        if e != ARPHRD_ETHER:
-            raise ValueError(f"{name!r} is no Ethernet device: use a TAP, a veth or a card")
-        o.mtu = min(max(sys_if_mtu(self.ctl, self.name_), _MTU_MIN), _MTU_MAX)
+        o.ifindex, o.mtu = self.ethernet(name, "a TAP, a veth or a card")
         e = packet_ring_create(&o, &made)
         if e < 0:
             refuse(e, f"cannot open a packet ring on {name!r}", RING_REMEDIES)
@@ -326,15 +330,8 @@ cdef class Xdp(Device):
         if frames & (frames - 1):
             raise ValueError(f"frames must be a power of two, not {frames}")
         mac = parse_mac(mac)
-        self.open_ctl()
-        o.ifindex = sys_if_index(self.ctl, self.name_)
-        if o.ifindex < 0:
-            refuse(o.ifindex, f"no device {name!r} in this network namespace", {ENODEV: "see 'ip link'"})
-        e = sys_if_hardware(self.ctl, self.name_, o.mac)
         memcpy(o.mac, <const char *>mac, 6)
-        if e != ARPHRD_ETHER:
-            raise ValueError(f"{name!r} is no Ethernet device: use a veth or a card")
-        o.mtu = min(max(sys_if_mtu(self.ctl, self.name_), _MTU_MIN), _MTU_MAX)
+        o.ifindex, o.mtu = self.ethernet(name, "a veth or a card")
         e = xdp_create(&o, &made, &step)
         patience = time.monotonic() + XDP_RELEASED
         while e == -EBUSY and time.monotonic() < patience:

@@ -424,17 +424,22 @@ cdef int settle(call *x) except *:
         return r
 
 
-cdef Py_ssize_t send_sync(Socket s, mblk *whole, size_t n, int flags, ns_t deadline, bint partial) except -1:
+cdef call make_call(Socket s, mblk *whole, size_t n, int flags, ns_t deadline, bint partial):
     cdef call x
-    cdef int r, e
     x.d, x.s, x.whole, x.n = s.d, s.s, whole, n
     x.done = 0
     x.end = 0
     x.appended = False
     x.more = flags & MSG_MORE != 0
-    x.partial = False
+    x.partial = partial
     x.deadline = deadline
     x.main_thread = threading.get_ident() == _main_thread
+    return x
+
+
+cdef Py_ssize_t send_sync(Socket s, mblk *whole, size_t n, int flags, ns_t deadline, bint partial) except -1:
+    cdef call x = make_call(s, whole, n, flags, deadline, False)
+    cdef int r, e
     try:
         r = run(&x)
         account(&x)
@@ -452,16 +457,8 @@ cdef Py_ssize_t send_sync(Socket s, mblk *whole, size_t n, int flags, ns_t deadl
 
 cdef Py_ssize_t send_noticed(Socket s, Notices q, mblk *whole, size_t n, int flags, ns_t deadline,
                              bint partial) except -1:
-    cdef call x
+    cdef call x = make_call(s, whole, n, flags, deadline, partial)
     cdef int r
-    x.d, x.s, x.whole, x.n = s.d, s.s, whole, n
-    x.done = 0
-    x.end = 0
-    x.appended = False
-    x.more = flags & MSG_MORE != 0
-    x.partial = partial
-    x.deadline = deadline
-    x.main_thread = threading.get_ident() == _main_thread
     try:
         r = run(&x)
     except BaseException:

@@ -8,5 +8,16 @@ from libc.stddef cimport size_t
 from ustack._core.mem.mblk cimport mblk
 from ustack._core.tcp.tcp cimport tcp
 
+# Ask for all of a structure at once.
+cdef extern from * nogil:
+    """
+    static inline void fetch(const void *p, size_t n)
+    {
+        for (const char *line = (const char *)p, *end = line + n; line < end; line += 64)
+            __builtin_prefetch(line);
+    }
+    """
+    void fetch(const void *p, size_t n)
+
 # n packets, with l3 bytes of link header in front, before they are given to the internet layer.
 cdef void tcp_foresee(tcp *t, mblk **burst, int n, size_t l3) noexcept nogil

@@ -20,16 +20,6 @@ cdef enum:
     MOST = 64                   # packets at a time
     SOCK_FETCH = 128            # of a socket: what is looked at when it has become ready
 
-cdef extern from * nogil:
-    """
-    static inline void fetch(const void *p, size_t n)
-    {
-        for (const char *line = (const char *)p, *end = line + n; line < end; line += 64)
-            __builtin_prefetch(line);
-    }
-    """
-    void fetch(const void *p, size_t n)
-
 
 cdef bint flow_of(const mblk *m, size_t l3, flow *f) noexcept nogil:
     """False: no TCP packet, or its headers do not lie together."""

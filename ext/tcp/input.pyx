@@ -25,6 +25,7 @@ from ustack._core.tcp.arrival cimport arrival, seg_end, seg_len
 from ustack._core.tcp.block cimport TF_DSACK, TF_PASSIVE, TF_SACK, TF_TS, has, tcb
 from ustack._core.tcp.close cimport conn_end, time_wait_restart
 from ustack._core.tcp.connect cimport connect_synack, connect_syn
+from ustack._core.tcp.foresee cimport fetch
 from ustack._core.tcp.listen cimport arrives_listen, resend_synack
 from ustack._core.tcp.rtt cimport TS_TICK_NS
 from ustack._core.tcp.segment cimport seg_ack, seg_reset_reply
@@ -86,17 +87,6 @@ cdef bint believable(arrival *s) noexcept nogil:
         count(&t.ctx.n, C_TCP_LAND)
         return False
     return True
-
-
-cdef extern from * nogil:
-    """
-    static inline void fetch(const void *p, size_t n)
-    {
-        for (const char *line = (const char *)p, *end = line + n; line < end; line += 64)
-            __builtin_prefetch(line);
-    }
-    """
-    void fetch(const void *p, size_t n)
 
 
 cdef tcb *find(arrival *s, bint listener) noexcept nogil:
