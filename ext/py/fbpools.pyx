@@ -17,7 +17,7 @@ from ustack._core.py.fbufs cimport Fbuf, own_fbuf
 from ustack._core.zerocopy.fbchannel cimport (
     FBC_NOTHING, FBC_REGIONS, fbchannel_arm, fbchannel_disarm, fbchannel_hung_up)
 from ustack._core.zerocopy.fbpool cimport (
-    FB_FORWARD, FB_ONCE, FB_STRICT, FB_VOLATILE, fbpool, fbpool_create, fbpool_disown, fbpool_take, fbpool_unref)
+    FB_FORWARD, FB_LATEST, FB_ONCE, FB_STRICT, FB_VOLATILE, fbpool, fbpool_create, fbpool_disown, fbpool_take, fbpool_unref)
 from ustack._core.zerocopy.fbtransfer cimport fbchannel_busy, fbchannel_collect
 
 cdef extern from "<errno.h>" nogil:
@@ -79,25 +79,32 @@ cdef class Pool:
         ``"strict"``: nothing at all; ``"volatile"``: write to it (with ``send(keep=True)``), for the price of no system
         call.
     :param once: the pool is one buffer that is used once, "uncached". Unless it is volatile too, it is sealed when it
-    is
-        sent: no process can change it from then on, and the kernel sees to that.
+        is sent: no process can change it from then on, and the kernel sees to that.
     :param forward: receivers may pass it on to other processes.
+    :param reuse: of the buffers that came back, use the ``"oldest"`` or the ``"latest"`` first. What a consumer on
+        another core has just read lies in that core's cache, and filling it again costs several times as much as filling
+        one that has gone on to the cache that cores share meanwhile: for the oldest to be such a one, a pool should be
+        larger than a core's own cache. Where both processes run on one core, the latest is the hottest.
 
     Cached pools (not ``once``) cannot be protected from a producer that has decided to lie: what was received from one
     that is not trusted is copied before it is believed, or comes from a pool that is used once.
     """
 
     def __cinit__(self, size: int, count: int = 1, *, kind: str = "protected", once: bool = False,
-                  forward: bool = True):
+                  forward: bool = True, reuse: str = "oldest"):
         cdef int e = 0
         cdef uint32_t flags
         if size <= 0 or size > 1 << 30 or count <= 0 or count > 65536 or size * count > 1 << 29:
             raise ValueError(f"a pool has 1 to 65,536 buffers, of 512 MiB together: not {count} of {size} bytes")
         if kind not in KINDS:
             raise ValueError(f"a pool is {', '.join(KINDS)}, not {kind!r}")
+        if reuse not in ("oldest", "latest"):
+            raise ValueError(f"of buffers that came back the \"oldest\" or the \"latest\" is used first, not {reuse!r}")
         if once and count != 1:
             raise ValueError(f"a pool that is used once is one buffer, not {count}")
         flags = KINDS[kind] | (FB_ONCE if once else 0) | (FB_FORWARD if forward else 0)
+        if reuse == "latest":
+            flags |= FB_LATEST
         self.p = fbpool_create(size, count, flags, &e)
         if self.p == NULL:
             fail(e, "a pool of fbufs")
@@ -111,7 +118,7 @@ cdef class Pool:
     def alloc(self, length: int | None = None, timeout: float | None = None) -> Fbuf:
         """A buffer to fill, as a window of ``length`` bytes (all of it).
 
-        The one that came back last is used first. If all are out it waits until one comes home: BlockingIOError with
+        One that was freed here, unsent, comes first; then see ``reuse``. If all are out it waits until one comes home: BlockingIOError with
         ``timeout=0``, TimeoutError after another one, MemoryError if none is on its way home, since this process has
         them all itself.
         """

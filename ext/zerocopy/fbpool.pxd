@@ -25,6 +25,7 @@ cdef enum:
     FB_ONCE = 4
     FB_FORWARD = 8              # a receiver may let other processes read the pool
     FB_RELAYED = 16             # of an introduction: it comes from somebody who cannot protect the pool
+    FB_LATEST = 32              # the buffer that came back last is used next; else the one that did first
 
 cdef enum:
     FB_FREE = 0
@@ -39,7 +40,8 @@ cdef struct fbpool:
     size_t size                 # bytes of a buffer: whole pages
     uint32_t count
     uint32_t nfree
-    uint32_t *free_ids          # last in, first out: the hottest buffer is used next
+    uint32_t *free_ids          # a ring: the first is used next
+    uint32_t first
     uint8_t *state              # FB_FREE, …
     uint16_t *holds             # of each buffer: the windows that are out, and one for our own
     uint8_t *prot               # what our own pages allow: PROT_*
@@ -61,7 +63,7 @@ cdef int fbpool_give(fbpool *p, uint32_t id) noexcept nogil
 # It is ours to fill again: nobody got it, or it was sent back to us. Where others still see it, it stays as it is. 0 or
 # -errno.
 cdef int fbpool_regain(fbpool *p, uint32_t id) noexcept nogil
-# One more, one less who keeps it from being free; the last one makes it the next to be taken. -EOVERFLOW: 65,535 do.
+# One more, one less who keeps it from being free; the last one makes it free. -EOVERFLOW: 65,535 do.
 cdef int fbpool_hold(fbpool *p, uint32_t id) noexcept nogil
 cdef void fbpool_drop(fbpool *p, uint32_t id) noexcept nogil
 # A receiver asks that nobody may write to it any more, until it comes back. 0 or -errno.

@@ -65,7 +65,7 @@ cdef int open_memory(fbpool *p) noexcept nogil:
 cdef void fill(fbpool *p) noexcept nogil:
     cdef uint32_t i
     for i in range(p.count):
-        p.free_ids[i] = p.count - 1 - i
+        p.free_ids[i] = i
         p.prot[i] = PROT_READ | PROT_WRITE
     p.nfree = p.count
 
@@ -105,10 +105,11 @@ cdef int fbpool_take(fbpool *p) noexcept nogil:
     cdef int e
     if p.nfree == 0:
         return -ENOBUFS
-    id = p.free_ids[p.nfree - 1]
+    id = p.free_ids[p.first]
     e = protect(p, id, PROT_READ | PROT_WRITE)
     if e < 0:
         return e
+    p.first = p.first + 1 if p.first + 1 < p.count else 0
     p.nfree -= 1
     p.state[id] = FB_OWNED
     p.holds[id] = 1
@@ -163,10 +164,21 @@ cdef void fbpool_drop(fbpool *p, uint32_t id) noexcept nogil:
     p.holds[id] -= 1
     if p.holds[id]:
         return
+    if p.mem.base != NULL:          # else it is used up
+        put_back(p, id)
     p.state[id] = FB_FREE
-    if p.mem.base == NULL:
-        return                      # used up
-    p.free_ids[p.nfree] = id
+
+
+cdef void put_back(fbpool *p, uint32_t id) noexcept nogil:
+    """What nobody else has had is in our cache, and is used next. What comes back from another core is in that one's, out
+    of which it costs several times as much to get it as out of the cache that both share; so it is used last, unless
+    the pool is for processes that take turns on one core."""
+    cdef uint32_t last = p.first + p.nfree
+    if p.state[id] == FB_SENT and not p.flags & FB_LATEST:
+        p.free_ids[last if last < p.count else last - p.count] = id
+    else:
+        p.first = p.first - 1 if p.first else p.count - 1
+        p.free_ids[p.first] = id
     p.nfree += 1
 
 

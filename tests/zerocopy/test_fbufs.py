@@ -109,21 +109,50 @@ def test_a_send_that_fails_leaves_it_ours(kind):
     assert pool.free == 2
 
 
-def test_the_buffer_that_came_back_last_is_used_next(ends):
+@pytest.mark.parametrize(("reuse", "order"), [("oldest", [0, 1, 2, 3] * 5), ("latest", [0] * 20)])
+def test_which_of_the_buffers_that_came_back_is_used_next(ends, reuse, order):
     a, b = ends
-    pool = fbufs.Pool(4096, 8)
-    for _ in range(20):
+    pool = fbufs.Pool(4096, 4, reuse=reuse)
+    places = []
+    for _ in order:
         f = pool.alloc()
-        place = f.place
-        assert place == (0, 0)
+        places.append(f.place[0])
         a.send(f)
         b.recv(PATIENCE).free()
+    assert places == order
+
+
+@given(st.lists(st.sampled_from(["take", "free", "send", "return"]), max_size=60))
+def test_a_pool_is_a_line_in_which_what_was_not_sent_stands_first(steps):
+    with contextlib.ExitStack() as stack:
+        a, b = (stack.enter_context(end) for end in fbufs.pair())
+        pool = fbufs.Pool(4096, 5)
+        line, ours, theirs = list(range(5)), [], []
+        for step in steps:
+            if step == "take" and line:
+                ours.append(pool.alloc())
+                assert ours[-1].place[0] == line.pop(0)
+            elif step == "free" and ours:
+                f = ours.pop()
+                line.insert(0, f.place[0])
+                f.free()
+            elif step == "send" and ours:
+                a.send(ours.pop(0))
+                theirs.append(b.recv(PATIENCE))
+            elif step == "return" and theirs:
+                f = theirs.pop()
+                line.append(f.place[0])
+                f.free()
+            assert pool.free == len(line)
+        while line:
+            ours.append(pool.alloc())
+            assert ours[-1].place[0] == line.pop(0)
 
 
 @pytest.mark.parametrize(("kind", "protects"), [("volatile", 0), ("protected", 2), ("strict", 2)])
 def test_what_protection_costs(ends, kind, protects):
     a, b = ends
-    pool = fbufs.Pool(4096, 2, kind=kind)
+    pool = fbufs.Pool(4096, 2, kind=kind, reuse="latest")
     for _ in range(10):
         a.send(pool.alloc())
         b.recv(PATIENCE).free()

@@ -18,7 +18,7 @@ from ustack import fbufs
 from ustack._bench.cases import Handover
 from ustack._core.py.checksum import checksum_partial
 
-BUFFERS = 16  # of the pool: 1 MiB, which a cache holds
+BUFFERS = 64  # of the pool: 4 MiB, more than a core's own cache holds, less than the one that cores share
 EACH = 400  # transfers of a turn
 TURNS = 25
 PATIENCE = 30.0

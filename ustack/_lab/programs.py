@@ -397,7 +397,7 @@ def handed_over(size: int) -> Iterator[tuple[Callable[[bool], int], Callable[[],
 
     one, other = fbufs.pair()
     with one, other:
-        pool, data = fbufs.Pool(size, 16, kind="volatile"), bytes(size)
+        pool, data = fbufs.Pool(size, 16, kind="volatile", reuse="latest"), bytes(size)
 
         def hand(copied: bool) -> int:
             f = pool.alloc()

@@ -12,7 +12,8 @@ class End: ...
 @final
 class Pool:
     def __new__(
-        cls, size: int, count: int = 1, *, kind: str = "protected", once: bool = False, forward: bool = True
+        cls, size: int, count: int = 1, *, kind: str = "protected", once: bool = False, forward: bool = True,
+        reuse: str = "oldest",
     ) -> Self: ...
     def alloc(self, length: int | None = None, timeout: float | None = None) -> Fbuf: ...
     @property
