@@ -3,15 +3,15 @@
 The ring's slots are 68 KB, so that super-frames fit, and few, so that they stay in the cache. A slot's
 content begins where the payload behind the usual headers (Ethernet, IPv4, TCP with timestamps) is
 page-aligned. Slots are lent: a long frame becomes an external block, marked DB_LENT and charged with the
-whole slot, and the slot goes back to the kernel when its last reference is gone, in whatever thread; status
-words may be given back in any order. But the kernel fills slots in order only, and drops frames (counted:
-rx_overrun) while the next one is not its own. Hence:
+whole slot, until its last reference is gone, in whatever thread. The kernel fills slots in order only, and drops
+frames (counted: rx_overrun) while the next one is not its own. Hence:
 
-* A frame is copied (LR_RING_COPY) instead of lent when it is short, when one of the next half of the slots is
-  still lent, and when it is the newest: the socket polls readable as long as the newest slot is not the
-  kernel's.
-* When the kernel comes up to a slot that is still lent (somebody does not read), a new ring takes the place
-of the
+* Slots are given back in order, by the thread that receives: those before the first that is still lent.
+* The socket polls readable as long as the newest slot is not the kernel's. So that one is the kernel's at once, even if
+  it is lent; it is safe because the slot before it is kept, over which the kernel does not step. As soon as the next
+  frame has come, it is taken back. Two slots more than were asked for are there for this.
+* A frame is copied (LR_RING_COPY) instead of lent when it is short, and when half of the slots are not given back.
+* When the kernel comes up to a slot that is still lent (somebody does not read), a new ring takes the place of the
   old, whose mapping stays until the last of its slots is let go. With four old rings about, nothing is
   lent; nor is it by rings that share a device (fanout) or send through slots of their own.
 

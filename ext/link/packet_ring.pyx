@@ -38,13 +38,15 @@ cdef enum:
     COPY_BELOW = 4096           # a frame as short is copied: cheaper than a slot of 68 KB that is lent for long
     DATA_FRAME = 512            # shorter ones are acknowledgements and the like
     OLD_RINGS = 4
+    KEPT = 2                    # the newest slot, and the one before it
+    ROOM = 1280 * 1024          # bytes that may wait in it: more is no longer in a core's cache when it is read
     SNDBUF = 4 << 20
     RX_ALL = CAP_RX_CSUM | CAP_TSO4 | CAP_TSO6 | CAP_USO
 
 cdef struct rx_slot:
     rx_ring *ring
     tpacket2_hdr *hdr
-    int32_t lent                # cleared, after the status word is the kernel's, by whoever frees the block
+    int32_t lent                # cleared by whoever frees the block
 
 cdef struct rx_ring:
     int fd
@@ -52,6 +54,8 @@ cdef struct rx_ring:
     size_t length
     int slots
     int pos                     # the slot that the kernel fills next, as far as we have seen
+    int tail                    # from here to pos: slots that are not given back, at least KEPT
+    bint quiet                  # the newest of them, at pos - 1, is the kernel's all the same, so that nobody is woken
     int32_t refs                # the link and every lent slot
     rx_slot slot[1]
 
@@ -72,8 +76,7 @@ cdef struct packet_ring:
 cdef link_ops OPS
 
 
-# --- the life of a ring
-# ---------------------------------------------------------------------------------------
+# --- the life of a ring -----------------------------------------------------------------------------------------------
 cdef void ring_unref(rx_ring *r) noexcept nogil:
     if atomic_dec32(&r.refs) == 0:
         if r.map != NULL:
@@ -107,6 +110,7 @@ cdef int configure(rx_ring *r, ring_options *o) noexcept nogil:
     r.map = <uint8_t *>sys_packet_map(fd, r.length, &err)
     if r.map == NULL:
         return err
+    lay_out(r)
     if o.qdisc_bypass:
         sys_packet_set(fd, PACKET_QDISC_BYPASS, 1)
     sys_packet_set(fd, PACKET_IGNORE_OUTGOING, 1)   # before Linux 4.20: they are passed over in rx
@@ -121,16 +125,27 @@ cdef int configure(rx_ring *r, ring_options *o) noexcept nogil:
     return e
 
 
+cdef void lay_out(rx_ring *r) noexcept nogil:
+    """Before anything is received: as if the last two slots had been."""
+    cdef int i
+    for i in range(r.slots):
+        r.slot[i].ring = r
+        r.slot[i].hdr = <tpacket2_hdr *>(r.map + <size_t>RING_SLOT * i)
+    r.tail = r.slots - KEPT
+    r.quiet = True
+    to_us(r.slot[r.tail].hdr)
+
+
 cdef rx_ring *ring_open(ring_options *o, int fd, int *err) noexcept nogil:
     """Make a ring on a socket that has none. The socket stays the caller's if that fails."""
-    cdef rx_ring *r = <rx_ring *>calloc(1, sizeof(rx_ring) + o.rx_slots * sizeof(rx_slot))
-    cdef int i
+    cdef int slots = o.rx_slots + KEPT
+    cdef rx_ring *r = <rx_ring *>calloc(1, sizeof(rx_ring) + slots * sizeof(rx_slot))
     if r == NULL:
         err[0] = -ENOMEM
         return NULL
     r.refs = 1
-    r.slots = o.rx_slots
-    r.length = <size_t>RING_SLOT * (o.rx_slots + o.tx_slots)
+    r.slots = slots
+    r.length = <size_t>RING_SLOT * (slots + o.tx_slots)
     r.fd = fd
     err[0] = configure(r, o)
     if err[0] < 0:
@@ -138,9 +153,6 @@ cdef rx_ring *ring_open(ring_options *o, int fd, int *err) noexcept nogil:
         ring_unref(r)
         sys_packet_ring(fd, PACKET_RX_RING, 0, 0, 0)
         return NULL
-    for i in range(r.slots):
-        r.slot[i].ring = r
-        r.slot[i].hdr = <tpacket2_hdr *>(r.map + <size_t>RING_SLOT * i)
     return r
 
 
@@ -189,8 +201,7 @@ cdef void replace(packet_ring *p, ns_t now) noexcept nogil:
     p.lend = empty_place(p) >= 0
 
 
-# --- receiving
-# ------------------------------------------------------------------------------------------------
+# --- receiving --------------------------------------------------------------------------------------------------------
 cdef inline uint32_t status_of(const tpacket2_hdr *h) noexcept nogil:
     return <uint32_t>atomic_load32(<const int32_t *>&h.tp_status)
 
@@ -199,28 +210,50 @@ cdef inline void to_kernel(tpacket2_hdr *h) noexcept nogil:
     atomic_store32(<int32_t *>&h.tp_status, TP_STATUS_KERNEL)
 
 
-cdef inline rx_slot *slot_at(rx_ring *r, int i) noexcept nogil:
-    return &r.slot[i - r.slots if i >= r.slots else i]
+cdef inline void to_us(tpacket2_hdr *h) noexcept nogil:
+    atomic_store32(<int32_t *>&h.tp_status, TP_STATUS_USER)
+
+
+cdef inline int after(const rx_ring *r, int i) noexcept nogil:
+    return i + 1 if i + 1 < r.slots else 0
+
+
+cdef inline int newest(const rx_ring *r) noexcept nogil:
+    return (r.pos if r.pos else r.slots) - 1
+
+
+cdef inline int held(const rx_ring *r) noexcept nogil:
+    """How many slots are not given back."""
+    return r.pos - r.tail if r.pos > r.tail else r.pos - r.tail + r.slots
+
+
+cdef void give_back(rx_ring *r) noexcept nogil:
+    """All slots before the first that is lent, but for the last two."""
+    cdef int n = held(r) - KEPT
+    while n > 0 and not atomic_load32(&r.slot[r.tail].lent):
+        to_kernel(r.slot[r.tail].hdr)
+        r.tail = after(r, r.tail)
+        n -= 1
+
+
+cdef inline void settle(rx_ring *r) noexcept nogil:
+    """Everything that came is taken: nobody need be woken before the next frame."""
+    give_back(r)
+    if not r.quiet:
+        to_kernel(r.slot[newest(r)].hdr)
+        r.quiet = True
 
 
 cdef void slot_free(void *arg) noexcept nogil:
     """The last reference to a lent slot is gone. From any thread."""
     cdef rx_slot *s = <rx_slot *>arg
     cdef rx_ring *r = s.ring
-    to_kernel(s.hdr)
     atomic_store32(&s.lent, 0)
     ring_unref(r)
 
 
 cdef bint may_lend(packet_ring *p, uint32_t length) noexcept nogil:
-    cdef rx_ring *r = p.ring
-    cdef int i
-    if length < COPY_BELOW or not p.lend or not status_of(slot_at(r, r.pos + 1).hdr) & TP_STATUS_USER:
-        return False
-    for i in range(1, r.slots // 2 + 1):
-        if atomic_load32(&slot_at(r, r.pos + i).lent):
-            return False
-    return True
+    return length >= COPY_BELOW and p.lend and held(p.ring) - KEPT < (p.ring.slots - KEPT) // 2
 
 
 cdef mblk *lend(packet_ring *p, rx_slot *s, uint8_t *frame, uint32_t n) noexcept nogil:
@@ -264,7 +297,7 @@ cdef uint8_t *put_tag_back(tpacket2_hdr *h, uint8_t *frame, vnet_hdr *facts) noe
 
 
 cdef mblk *receive(packet_ring *p, rx_slot *s, uint32_t status) noexcept nogil:
-    """The packet in a slot, with its facts; NULL if there is none (counted). The slot is lent or given back."""
+    """The packet in a slot, with its facts; NULL if there is none (counted)."""
     cdef link_stats *stats = &p.base.stats
     cdef tpacket2_hdr *h = s.hdr
     cdef uint8_t *frame = <uint8_t *>h + h.tp_mac
@@ -272,7 +305,6 @@ cdef mblk *receive(packet_ring *p, rx_slot *s, uint32_t status) noexcept nogil:
     cdef uint32_t n = h.tp_snaplen
     cdef vnet_hdr facts
     cdef mblk *m = NULL
-    cdef bint lent = False
     if (<sockaddr_ll *>(<uint8_t *>h + ADDRESS)).sll_pkttype == PACKET_OUTGOING:
         pass
     elif n < h.tp_len:
@@ -284,10 +316,8 @@ cdef mblk *receive(packet_ring *p, rx_slot *s, uint32_t status) noexcept nogil:
         if status & TP_STATUS_VLAN_VALID:
             start = put_tag_back(h, frame, &facts)
             n += frame - start
-        lent = may_lend(p, n)
-        m = lend(p, s, start, n) if lent else copy(p, start, n)
+        m = lend(p, s, start, n) if may_lend(p, n) else copy(p, start, n)
         if m == NULL:
-            lent = False
             stats.rx_nomem += 1
         else:
             m.pkt_len = n
@@ -296,16 +326,17 @@ cdef mblk *receive(packet_ring *p, rx_slot *s, uint32_t status) noexcept nogil:
                 stats.rx_bad += 1
                 freeb(m)
                 m = NULL
-    if not lent:
-        to_kernel(h)
     return m
 
 
 cdef inline void note_length(packet_ring *p, uint32_t n) noexcept nogil:
-    """A slot holds a frame, short or long: so the ring holds few bytes of short ones. A quarter of it is for others."""
+    """A slot holds a frame, short or long: so the ring holds few bytes of short ones. A quarter of it is for others, or
+    half, where half may be lent."""
+    cdef int slots = p.ring.slots - KEPT
     if n >= DATA_FRAME:
         p.usual = p.usual - (p.usual >> 3) + (n >> 3)
-        p.base.rx_room = <uint32_t>(p.ring.slots - p.ring.slots // 4) * p.usual
+        slots -= slots // 2 if p.lend and p.usual >= COPY_BELOW else slots // 4
+        p.base.rx_room = min(<uint32_t>slots * p.usual, <uint32_t>ROOM)
 
 
 cdef int packet_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
@@ -317,23 +348,29 @@ cdef int packet_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
     for _i in range(r.slots):
         if n >= max:
             break
+        if held(r) == r.slots:
+            give_back(r)
+            if unlikely(held(r) == r.slots):
+                replace(p, now)
+                break
         s = &r.slot[r.pos]
-        if unlikely(atomic_load32(&s.lent)):
-            replace(p, now)
-            break
         status = status_of(s.hdr)
         if not status & TP_STATUS_USER:
             break
+        if r.quiet:
+            to_us(r.slot[newest(r)].hdr)
+            r.quiet = False
         if unlikely(status & TP_STATUS_LOSING) and sys_packet_drops(r.fd, &drops) == 0:
             l.stats.rx_overrun += drops
         out[n] = receive(p, s, status)
-        r.pos = r.pos + 1 if r.pos + 1 < r.slots else 0
+        r.pos = after(r, r.pos)
         if out[n] != NULL:
             note_length(p, out[n].pkt_len)
             l.stats.rx_bytes += out[n].pkt_len
             ledger_book(l.book, LR_DEVICE_RX, out[n].pkt_len)
             n += 1
     l.stats.rx += n
+    settle(r)
     if n:
         l.state = LINK_UP
         return n
@@ -366,8 +403,7 @@ cdef int packet_tx(link *l, mblk **pkts, int n, ns_t now) noexcept nogil:
 
 cdef int packet_pending(link *l) noexcept nogil:
     cdef rx_ring *r = (<packet_ring *>l).ring
-    cdef rx_slot *s = &r.slot[r.pos]
-    return not atomic_load32(&s.lent) and status_of(s.hdr) & TP_STATUS_USER != 0
+    return held(r) < r.slots and status_of(r.slot[r.pos].hdr) & TP_STATUS_USER != 0
 
 
 cdef int packet_fds(link *l, int *fds, int max) noexcept nogil:

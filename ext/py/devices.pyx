@@ -240,17 +240,16 @@ cdef class PacketRing(Device):
     default and not the device's; ``promiscuous`` receives frames for everybody. ``offloads`` (as in ``Tap``) concern
     what is sent: what comes may always be a super-frame or lack its checksum, as between veths.
 
-    ``rx_slots`` of 68 KB make the receive ring: few stay in the cache, many bear longer bursts (a sender with a window
-    of 6 MB overruns 64). ``lend`` allows received storage to be lent without a copy. ``tx`` is "sendmmsg" (the default,
-    and faster on a veth) or "ring", an mmap'd ring of ``tx_slots``; with a ring nothing is lent. ``fanout`` shares a
-    device's flows among several rings: a group number below 65536, or (group, mode) with a mode among "hash", "lb",
-    "cpu", "rollover", "qm".
+    ``rx_slots`` of 68 KB make the receive ring: few stay in the cache, many bear longer bursts. ``lend``
+    allows received storage to be lent without a copy. ``tx`` is "sendmmsg" (the default, and faster on a veth) or
+    "ring", an mmap'd ring of ``tx_slots``; with a ring nothing is lent. ``fanout`` shares a device's flows among
+    several rings: a group number below 65536, or (group, mode) with a mode among "hash", "lb", "cpu", "rollover", "qm".
 
     Raises PermissionError without CAP_NET_RAW, OSError(ENODEV) without such a device, ValueError if it is no Ethernet.
     Source: packet(7), Documentation/networking/packet_mmap.rst of Linux.
     """
 
-    def __init__(self, name, *, mac=None, offloads=True, int rx_slots=128, tx="sendmmsg", int tx_slots=16, fanout=None,
+    def __init__(self, name, *, mac=None, offloads=True, int rx_slots=64, tx="sendmmsg", int tx_slots=16, fanout=None,
                  bint promiscuous=False, bint qdisc_bypass=False, bint lend=True):
         cdef ring_options o
         cdef link *made = NULL

@@ -17,7 +17,8 @@ from ustack._core.py.fbufs cimport Fbuf, own_fbuf
 from ustack._core.zerocopy.fbchannel cimport (
     FBC_NOTHING, FBC_REGIONS, fbchannel_arm, fbchannel_disarm, fbchannel_hung_up)
 from ustack._core.zerocopy.fbpool cimport (
-    FB_FORWARD, FB_LATEST, FB_ONCE, FB_STRICT, FB_VOLATILE, fbpool, fbpool_create, fbpool_disown, fbpool_take, fbpool_unref)
+    FB_FORWARD, FB_LATEST, FB_ONCE, FB_STRICT, FB_VOLATILE, fbpool, fbpool_create, fbpool_disown, fbpool_take,
+    fbpool_unref)
 from ustack._core.zerocopy.fbtransfer cimport fbchannel_busy, fbchannel_collect
 
 cdef extern from "<errno.h>" nogil:
@@ -82,9 +83,9 @@ cdef class Pool:
         is sent: no process can change it from then on, and the kernel sees to that.
     :param forward: receivers may pass it on to other processes.
     :param reuse: of the buffers that came back, use the ``"oldest"`` or the ``"latest"`` first. What a consumer on
-        another core has just read lies in that core's cache, and filling it again costs several times as much as filling
-        one that has gone on to the cache that cores share meanwhile: for the oldest to be such a one, a pool should be
-        larger than a core's own cache. Where both processes run on one core, the latest is the hottest.
+        another core has just read lies in that core's cache, and filling it again costs several times as much as
+        filling one that has gone on to the cache that cores share meanwhile: for the oldest to be such a one, a pool
+        should be larger than a core's own cache. Where both processes run on one core, the latest is the hottest.
 
     Cached pools (not ``once``) cannot be protected from a producer that has decided to lie: what was received from one
     that is not trusted is copied before it is believed, or comes from a pool that is used once.
@@ -118,9 +119,9 @@ cdef class Pool:
     def alloc(self, length: int | None = None, timeout: float | None = None) -> Fbuf:
         """A buffer to fill, as a window of ``length`` bytes (all of it).
 
-        One that was freed here, unsent, comes first; then see ``reuse``. If all are out it waits until one comes home: BlockingIOError with
-        ``timeout=0``, TimeoutError after another one, MemoryError if none is on its way home, since this process has
-        them all itself.
+        One that was freed here, unsent, comes first; then see ``reuse``. If all are out it waits until one comes home:
+        BlockingIOError with ``timeout=0``, TimeoutError after another one, MemoryError if none is on its way home,
+        since this process has them all itself.
         """
         cdef int id
         cdef ns_t deadline = deadline_of(timeout)

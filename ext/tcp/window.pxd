@@ -2,13 +2,15 @@
 (RFC 9293 3.8.6). The right edge that was offered never moves back.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from ustack._core.base.seq cimport seq_t
+from ustack._core.base.types cimport NS_NEVER
 from ustack._core.tcp.block cimport tcb
 
 cdef enum:
     RCVBUF_MAX = 256 * 1024 * 1024
+    LOOK = 1 << 20              # nanoseconds: every link is looked at so often, while packets come
 
 # Decide what to offer now, move rcv_adv, and return it as the header's window field (scaled; not in a SYN).
 cdef uint32_t window_offer(tcb *c, bint syn) noexcept nogil
@@ -24,10 +26,13 @@ cdef inline uint32_t rcv_window(const tcb *c) noexcept nogil:
 
 
 cdef inline uint32_t rcv_space(const tcb *c) noexcept nogil:
-    """Room in the receive buffer, counted in bytes of data; no more than the link holds while nobody looks."""
+    """Room in the receive buffer, counted in bytes of data; no more than can come in LOOK while nobody looks and the
+    link still holds. On a longer path that is a part of the window."""
     cdef uint32_t space = c.rcvbuf - c.rq_len if c.rq_len < c.rcvbuf else 0
-    cdef uint32_t room = c.way.ifp.rx_room if c.way.ifp != NULL else 0
-    return room if room and room < space else space
+    cdef uint64_t room = c.way.ifp.rx_room if c.way.ifp != NULL else 0
+    if room and LOOK < c.min_rtt < NS_NEVER:
+        room = room * (<uint64_t>c.min_rtt >> 10) // (LOOK >> 10)
+    return <uint32_t>room if room and room < space else space
 
 
 cdef inline uint32_t snd_window_left(const tcb *c) noexcept nogil:

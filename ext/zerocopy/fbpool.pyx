@@ -170,9 +170,9 @@ cdef void fbpool_drop(fbpool *p, uint32_t id) noexcept nogil:
 
 
 cdef void put_back(fbpool *p, uint32_t id) noexcept nogil:
-    """What nobody else has had is in our cache, and is used next. What comes back from another core is in that one's, out
-    of which it costs several times as much to get it as out of the cache that both share; so it is used last, unless
-    the pool is for processes that take turns on one core."""
+    """What nobody else has had is in our cache, and is used next. What comes back from another core is in that one's,
+    out of which it costs several times as much to get it as out of the cache that both share; so it is used last,
+    unless the pool is for processes that take turns on one core."""
     cdef uint32_t last = p.first + p.nfree
     if p.state[id] == FB_SENT and not p.flags & FB_LATEST:
         p.free_ids[last if last < p.count else last - p.count] = id

@@ -43,8 +43,8 @@ def test_what_is_lent_was_never_copied(wire):
                 assert m.region_id is not None          # the storage that the TAP was read into
     assert sending.result(60) == digest_of(N, 6)
     assert total == N
-    # Moved were small frames in large buffers, when the reader was slow; and in a ring short ones, and the newest if no
-    # other waited behind it, so that their slots could go back. How many those are depends on who is faster. All the
+    # Moved were small frames in large buffers, when the reader was slow; and in a ring short ones, and what came when
+    # half of its slots were lent. How many those are depends on who is faster. All the
     # rest lies where the device put it, unless the reader was so slow that another ring had to take over.
     moved = ledger(wire.net, *reasons) - moved_before
     assert ledger(wire.net) - before == moved

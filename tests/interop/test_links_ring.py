@@ -1,5 +1,6 @@
 """Packet rings on veths and TAPs: frames both ways, super-frames, lent slots, overruns, devices that go away."""
 
+import ctypes
 import errno
 import os
 import socket
@@ -124,20 +125,48 @@ def test_a_partial_checksum_from_a_veth_is_told(bed):
 
 
 class TestLending:
-    def test_long_frames_are_lent_the_newest_is_copied(self, bed):
+    def test_long_frames_are_lent(self, bed):
         kernel, ours = bed
         ring = make(ours)
         with Harness(ring) as h, raw_socket(kernel) as s:
             for n in (5000, 60, 6000, 7000):
                 s.send(frame(n))
             got = collect(h, 4, h.hold)
-            assert [p["flags"] & LENT for p in got] == [LENT, 0, LENT, 0]
+            assert [p["flags"] & LENT for p in got] == [LENT, 0, LENT, LENT]
             base, length = ring.extent
             inside = [base <= p["addresses"][0] < base + length for p in got]
-            assert inside == [True, False, True, False]
-            assert h.ledger["rx.ring"] == 60 + 7000
+            assert inside == [True, False, True, True]
+            assert h.ledger["rx.ring"] == 60
             # A sleeper is not kept awake by what is lent.
             assert not h.wait(0)
+            h.let_go()
+
+    @pytest.mark.parametrize("rx_slots", [4, 5, 8])
+    def test_the_newest_is_lent_and_nobody_is_woken_for_it(self, bed, rx_slots):
+        kernel, ours = bed
+        with Harness(make(ours, rx_slots=rx_slots)) as h, raw_socket(kernel) as s:
+            for i in range(3 * rx_slots):       # wherever in the ring it lies
+                s.send(frame(5000 + i))
+                [one] = collect(h, 1, h.hold)
+                assert one["flags"] & LENT
+                assert not h.wait(0)
+                h.let_go()
+
+    @pytest.mark.parametrize("before", range(6))
+    def test_the_kernel_does_not_fill_the_newest_again_while_it_is_lent(self, bed, before):
+        kernel, ours = bed
+        with Harness(make(ours, rx_slots=4)) as h, raw_socket(kernel) as s:
+            for i in range(before):
+                s.send(frame(60 + i))
+                collect(h, 1)
+            s.send(frame(5000))
+            [one] = collect(h, 1, h.hold)
+            assert one["flags"] & LENT
+            for i in range(20):
+                s.send(frame(6000 + i))
+            assert ctypes.string_at(one["addresses"][0], 5000) == frame(5000)
+            came = collect(h, 4)
+            assert [len(p["data"]) for p in came] == [6000, 6001, 6002, 6003]
             h.let_go()
 
     def test_payload_of_lent_frames_is_page_aligned(self, bed):

@@ -1,10 +1,15 @@
 """TCP against Linux, and between two stacks: every size, both ways, both at once; every way to begin and to end."""
 
 import errno
+import socket
+import sys
 
 import pytest
 from endpoint import digest_of
 from wiring import WIRES, wires
+
+import ustack
+from ustack import testbed
 
 SIZES = [0, 1, 1447, 1448, 1449, 65535, 65536, 65537, 10_000_000]
 
@@ -75,6 +80,26 @@ def test_a_ring_of_short_frames_is_not_overrun(wire):
     sending = wire.theirs.start("send", s, n, 8)
     assert wire.ours.call("receive", c) == (n, sending.result(60))
     assert wire.link.stats["rx_overrun"] < wire.link.stats["rx"] // 20
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("delay", [0, 0.01])
+def test_on_a_longer_path_the_window_is_more_than_a_ring_holds(delay):
+    """What it holds is what can come while nobody looks, for a millisecond: the tenth part of a window of 10 ms."""
+    with testbed.over_veth(rx_slots=16, offloads=False) as bed, ustack.Stack() as net:
+        bed.peer.offload(bed.peer_device, tso=False, gso=False, gro=False)
+        link = ustack.Impair(bed.link, rx={"delay": delay}) if delay else bed.link
+        net.add_interface(link, addresses=[bed.address])
+        with bed.peer.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            listener.bind((bed.peer_ip, 0))
+            listener.listen()
+            with net.create_connection(listener.getsockname()) as ours, listener.accept()[0] as theirs:
+                for _ in range(4):
+                    theirs.sendall(bytes(1000))
+                    ours.recv(1000)
+                info = theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
+        window = int.from_bytes(info[228:232], sys.byteorder)       # tcpi_snd_wnd
+        assert (window > 5 * 16 * 1500) == bool(delay)
 
 
 @pytest.mark.parametrize("wire", wires(), indirect=True)
