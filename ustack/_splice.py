@@ -17,6 +17,8 @@ from typing import Any
 
 from ustack._core.py.socket import Socket
 from ustack._core.py.transfers import Relay, Transfer
+from ustack._viasplice import StreamTransfer, stream_of
+from ustack._viastream import Stream
 
 PIECE = 65536       # bytes that a thread takes from a source at once
 SPLICE_EOF = -1     # as a count: until the source ends
@@ -24,23 +26,24 @@ SPLICE_EOF = -1     # as a count: until the source ends
 
 def _timeout(*ends: Any) -> int:
     """The shortest of the ends' timeouts, in nanoseconds; -1: none, 0: do not wait."""
-    given = [t for end in ends if isinstance(end, Socket) and (t := end.gettimeout()) is not None]
+    given = [t for end in ends if isinstance(end, (Socket, Stream)) and (t := end.gettimeout()) is not None]
     return int(min(given) * 1e9) if given else -1
 
 
 def _end(thing: Any) -> Any:
-    """A stack's socket, or the descriptor of what has one."""
-    if isinstance(thing, Socket):
+    """A stack's socket, a stream over a VI, or the descriptor of what has one."""
+    if isinstance(thing, (Socket, Stream)):
         return thing
     number = thing if isinstance(thing, int) else thing.fileno() if hasattr(thing, "fileno") else None
     if not isinstance(number, int):
-        raise TypeError(f"an end is a stream socket of a stack, or has a descriptor: not a {type(thing).__name__}")
+        raise TypeError("an end is a stream socket of a stack, a VI, or has a descriptor: not a "
+                        f"{type(thing).__name__}")
     return number
 
 
 def _position(thing: Any) -> int | None:
     """Where a file object stands, whose descriptor may be ahead of it; None: its descriptor tells."""
-    if isinstance(thing, (int, Socket)) or not hasattr(thing, "tell") or "b" not in getattr(thing, "mode", "b"):
+    if isinstance(thing, (int, Socket, Stream)) or not hasattr(thing, "tell") or "b" not in getattr(thing, "mode", "b"):
         return None
     try:
         position: int = thing.tell()
@@ -60,7 +63,7 @@ def _stand(thing: Any, number: int, position: int) -> None:
 def _prepare(source: Any, sink: Any) -> None:
     """Objects that buffer: what was written to them goes before what is spliced."""
     for thing in (source, sink):
-        if not isinstance(thing, (int, Socket)) and hasattr(thing, "flush"):
+        if not isinstance(thing, (int, Socket, Stream)) and hasattr(thing, "flush"):
             thing.flush()
 
 
@@ -72,6 +75,14 @@ def _own(end: Any) -> Any:
 def _in_engine(source: Any, sink: Any) -> bool:
     """Whether both ends are sockets of one stack, whose engine then does it."""
     return isinstance(source, Socket) and isinstance(sink, Socket) and source.stack is sink.stack
+
+
+def _transfer(source: Any, sink: Any, count: int, offset: int | None, timeout: int, piece: int,
+              pass_end: bool) -> Transfer | StreamTransfer:
+    """What moves bytes between two ends in a thread."""
+    if isinstance(source, Stream) or isinstance(sink, Stream):
+        return StreamTransfer(source, sink, count, offset=offset, timeout_ns=timeout, piece=piece, pass_end=pass_end)
+    return Transfer(source, sink, count, offset=offset, timeout_ns=timeout, piece=piece)
 
 
 def _check_owner(owner: int | None) -> None:
@@ -128,7 +139,7 @@ class Splice:
         self._owner, self._callback = owner, callback
         self._error: BaseException | None = None
         self._relay: Relay | None = None
-        self._transfer: Transfer | None = None
+        self._transfer: Transfer | StreamTransfer | None = None
         self._event = -1
         if _in_engine(source, sink):
             self._relay = Relay(source, sink, count, idle_ns=int(idle * 1e9), pass_end=pass_end)
@@ -142,7 +153,7 @@ class Splice:
             self._ends = [_own(_end(source))]
             self._ends.append(_own(_end(sink)))
             start = _position(source) if offset is None else offset
-            self._transfer = Transfer(self._ends[0], self._ends[1], count, offset=start, timeout_ns=-1, piece=piece)
+            self._transfer = _transfer(self._ends[0], self._ends[1], count, start, -1, piece, pass_end)
             self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except BaseException:
             self._let_go()
@@ -157,7 +168,7 @@ class Splice:
             if isinstance(end, int):
                 os.close(end)
 
-    def _run(self, transfer: Transfer) -> None:
+    def _run(self, transfer: Transfer | StreamTransfer) -> None:
         try:
             transfer.run()
             sink = self._ends[1]
@@ -282,10 +293,11 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
            callback: Callable[[Splice], object] | None = None) -> Any:
     """Move ``count`` bytes, or all until the source ends, from ``source`` to ``sink``; returns how many went.
 
-    Either end is a stream socket of a stack, or a descriptor or an object with one: a file, a pipe, a socket of the
-    kernel. ``offset``: where in a source file to begin; by default at its position, which moves along. Between two
-    sockets of one stack the engine does it, without a copy and without this thread; ``idle``, in seconds, ends that
-    with ETIMEDOUT after so long without a byte (SO_SPLICE). pass_end: the end of the source ends the sink's direction.
+    Either end is a stream socket of a stack, a VI or a stream over one (``ustack.via.Stream``), or a descriptor or an
+    object with one: a file, a pipe, a socket of the kernel. ``offset``: where in a source file to begin; by default at
+    its position, which moves along. Between two sockets of one stack the engine does it, without a copy and without
+    this thread; ``idle``, in seconds, ends that with ETIMEDOUT after so long without a byte (SO_SPLICE). pass_end: the
+    end of the source ends the sink's direction; VIs are also told of an error.
 
     high_water: bytes that may wait in front of the sink: the send buffer of a stack's socket is set to it (SO_SNDBUF);
     in front of a descriptor no more than that is read ahead.
@@ -301,6 +313,7 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
     if idle is not None and not idle > 0:
         raise ValueError("idle is a number of seconds above 0")
     _check_owner(owner)
+    source, sink = stream_of(source), stream_of(sink)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is called with the splice: a {type(callback).__name__} cannot be")
     if idle is not None and not _in_engine(source, sink):
@@ -309,8 +322,8 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
         raise ValueError("owner= and callback= tell of a splice that nobody waits for: wait=False")
     if high_water is not None and high_water < 1:
         raise ValueError("high_water is a number of bytes, at least 1")
-    if offset is not None and isinstance(source, Socket):
-        raise OSError(errno.ESPIPE, "a socket has no offsets")
+    if offset is not None and isinstance(source, (Socket, Stream)):
+        raise OSError(errno.ESPIPE, "a socket has no offsets" if isinstance(source, Socket) else "a VI has no offsets")
     if idle == math.inf:
         idle = None
     _end(source), _end(sink)
@@ -334,7 +347,7 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
 
 def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: bool, timeout: int, piece: int) -> int:
     start = _position(source) if offset is None else offset
-    transfer = Transfer(_end(source), _end(sink), count, offset=start, timeout_ns=timeout, piece=piece)
+    transfer = _transfer(_end(source), _end(sink), count, start, timeout, piece, pass_end)
     try:
         moved = transfer.run()
     except BlockingIOError as error:

@@ -33,11 +33,13 @@ from ustack._core.py.via_nic import (
     counter_meanings,
     pinned_bytes,
 )
+from ustack._viastream import Composition, Stream
 
 __all__ = [
     "Buffer",
     "Code",
     "CompletionQueue",
+    "Composition",
     "Control",
     "Descriptor",
     "Listener",
@@ -49,6 +51,7 @@ __all__ = [
     "Request",
     "State",
     "Status",
+    "Stream",
     "Vi",
     "ViaError",
     "ViaTimeout",

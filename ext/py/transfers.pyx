@@ -84,6 +84,7 @@ cdef struct xfer:
     bint peek                   # tee: what is taken stays
     bint borrow                 # what is taken from the socket stays there until the sink has it
     size_t piece                # most to be taken at once
+    mblk *loan                  # the memory as one block, to be queued where the path takes it in place
     bint more                   # something follows behind the last byte
     bint held                   # the last piece was queued as one that is followed by others
     ns_t deadline
@@ -157,10 +158,10 @@ cdef int why_not_gather(const tcb *c) noexcept nogil:
 
 cdef bint may_gather(xfer *x) noexcept nogil:
     cdef int why
-    if x.ss != NULL or x.o.how not in (FROM_AUTO, FROM_GATHER) or not x.o.positional:
+    if x.loan == NULL and (x.ss != NULL or x.o.how not in (FROM_AUTO, FROM_GATHER) or not x.o.positional):
         return False
     why = why_not_gather(x.ds.tcp)
-    if why >= 0:
+    if why >= 0 and x.loan == NULL:
         bump(&x.dd.eng.ctx.n, why)
     return why < 0
 
@@ -320,6 +321,10 @@ cdef int fetch(xfer *x, size_t n, bint gather, uint32_t stride, uint32_t phase) 
         r = wait_fd(x, x.o.fd, POLLIN)
         if r != 0:
             return r
+    if gather and x.loan != NULL:
+        x.kept = x.loan
+        x.loan = NULL
+        return 0
     x.kept = origin_take(&x.o, x.mem, x.book, n, gather, stride, phase, &unmapped, &r)
     if c != NULL:
         if unmapped:
@@ -393,7 +398,9 @@ cdef class Transfer:
     count: bytes, or -1 for all until the source ends. offset: of a file; None: its own position, which is moved by the
     caller. data: a buffer as the source instead. how: the technique for files; checksum: that for memory. more:
     something follows behind it. timeout_ns: < 0 waits for ever, 0 never. guarded: the data may be a mapping of a file
-    that was cut: EFAULT instead of SIGBUS. piece: most to be taken from the source at once.
+    that was cut: EFAULT instead of SIGBUS. piece: most to be taken from the source at once. given_back: of
+    data, which the sink then sends in place if its path can; called once, when nobody needs the data any more. ``run``
+    then queues all of it or nothing, or copies it.
     """
 
     cdef xfer x
@@ -404,7 +411,7 @@ cdef class Transfer:
 
     def __cinit__(self, source, sink, long long count=-1, *, offset=None, data=None, how="auto", checksum="auto",
                   bint more=False, bint peek=False, long long timeout_ns=-1, bint guarded=False,
-                  Py_ssize_t piece=ORIGIN_CHUNK):
+                  Py_ssize_t piece=ORIGIN_CHUNK, given_back=None):
         memset(&self.x, 0, sizeof(xfer))
         self.x.o.fd = -1
         self.x.out = -1
@@ -422,6 +429,10 @@ cdef class Transfer:
             self.x.o.guarded = guarded
             check(guard_install() if guarded else 0)
             self._set_memory(data)
+            if given_back is not None:
+                self.x.loan = lend_buffer(self.x.mem, data, given_back)
+                self.x.loan.wptr += self.view.len
+                self.x.loan.pkt_len = <uint32_t>self.view.len
         elif isinstance(source, Socket):
             self._set_source(source)
         else:
@@ -429,6 +440,7 @@ cdef class Transfer:
 
     def __dealloc__(self):
         freemsg(self.x.kept)
+        freemsg(self.x.loan)
         free(self.x.o.scratch)
         if self.viewing:
             PyBuffer_Release(&self.view)
@@ -507,6 +519,8 @@ cdef class Transfer:
         finally:
             for end in entered:
                 (<Socket>end).leave()
+            freemsg(self.x.loan)
+            self.x.loan = NULL
             drain()
         if r == -EAGAIN:
             if self.x.deadline == NO_WAIT:
@@ -548,6 +562,39 @@ cdef class Transfer:
     def cancelled(self) -> bool:
         """Whether it was cancelled."""
         return self.x.cancelled != 0
+
+
+def take_into(Socket source not None, target not None, long long timeout_ns=-1) -> int:
+    """Receive into memory, at most as much as it holds: how much (booked as rx.copy), 0 at the end of the stream.
+
+    TimeoutError after so many nanoseconds, whatever the socket's own timeout; 0: BlockingIOError.
+    """
+    cdef ns_t deadline = NS_NEVER if timeout_ns < 0 else NO_WAIT if timeout_ns == 0 else clock_now() + timeout_ns
+    cdef bint main_thread = threading.get_ident() == _main_thread
+    cdef uint8_t[::1] view = target
+    cdef size_t n = view.shape[0]
+    cdef mblk *m = NULL
+    cdef int r = -EINTR
+    _need_stream(source)
+    source.enter()
+    try:
+        while r == -EINTR:
+            with nogil:
+                r = call_recv(source.d, source.s, n, False, deadline, main_thread, &m)
+            if r == -EINTR:
+                PyErr_CheckSignals()
+    finally:
+        source.leave()
+        drain()
+    if r == -EAGAIN and deadline != NO_WAIT:
+        raise TimeoutError("timed out")
+    check(r)
+    if m == NULL:
+        return 0
+    n = msgbytes(m)
+    msgcopyout(&source.d.eng.ctx.book, LR_RX_COPY, m, 0, &view[0], n)
+    freemsg(m)
+    return n
 
 
 cdef int _need_stream(Socket s) except -1:
@@ -725,6 +772,11 @@ cdef void close_relay(relay *r, driver *d, bint gone) noexcept:
         relay_dissolve(r, 0)
         d.eng.relays -= 1
         driver_flush_unlock(d)
+
+
+def settle() -> None:
+    """Call the free functions of storage that stacks do not need any more, as every call of the library does."""
+    drain()
 
 
 def file_windows() -> tuple[int, int]:

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t
 
-from ustack._core.py.via_nic cimport Memory, Nic
+from ustack._core.py.via_nic cimport Memory, Nic, Ptag
 from ustack._core.via.types cimport via_cq, via_slot, via_vi
 
 
@@ -20,7 +20,7 @@ cdef class Descriptor:
 cdef class Buffer(Descriptor):
     cdef uint8_t *bytes_at
     cdef uint32_t room
-    cdef Py_ssize_t offset          # of its bytes in `memory`
+    cdef Py_ssize_t begins          # of its bytes in `memory`
 
     cdef void prepared(self, uint32_t length)
 
@@ -38,6 +38,8 @@ cdef class CompletionQueue:
 @cython.final
 cdef class Vi:
     cdef readonly Nic nic
+    cdef readonly Ptag ptag
+    cdef public object _stream      # a byte stream over it
     cdef via_vi *v
     cdef int waiting                # threads in a wait on it
     cdef list sending               # Descriptor handles, by their position in the queue

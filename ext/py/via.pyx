@@ -4,10 +4,14 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY, ledger_book
+from ustack._core.base.ledger cimport LR_DEVICE_TX, LR_FILE_READ, LR_RX_COPY, LR_TX_COPY, ledger_book
 from ustack._core.py.via_nic cimport (
     Memory, Nic, Port, Ptag, alive, attend, check, condition, fail, hold, look, release, wait,
 )
+from ustack._core.sys.file cimport (
+    FILE_REGULAR, file_facts, sys_file_facts, sys_pread, sys_read_some, sys_write_some,
+)
+from ustack._core.sys.io cimport iovec
 from ustack._core.via.connect cimport (
     connect_abandon, connect_accept, connect_pair, connect_reject, connect_start, connect_take, listener_create,
     listener_destroy,
@@ -132,7 +136,12 @@ cdef class Buffer(Descriptor):
     @property
     def data(self) -> memoryview:
         """The whole buffer, to be filled or read in place while it is not posted."""
-        return self.memory.data[self.offset:self.offset + self.room]
+        return self.memory.data[self.begins:self.begins + self.room]
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in its ``memory``."""
+        return self.begins
 
     def prepare(self, length: int, *, immediate: int | None = None) -> None:
         """Make it a message of the first ``length`` bytes, to be sent in place. ValueError if the buffer is
@@ -184,6 +193,62 @@ cdef class Buffer(Descriptor):
             ledger_book(&self.memory.nic.n.book, LR_RX_COPY, n)
         return n
 
+    # --- for streams and splices: between the buffer and a descriptor, with nothing in between
+
+    def _fill(self, int fd, Py_ssize_t length, long long position=-1) -> int:
+        """Read from a descriptor straight into the buffer, booked as ``file.read``: 0 at the end, or -errno.
+
+        position: of a file; -1 for what has none. What a file loses while it is read is not counted.
+        """
+        cdef uint8_t *p = self.bytes_at
+        cdef ssize_t got
+        cdef file_facts facts
+        self.writable()
+        if not 0 <= length <= self.room:
+            raise ValueError(f"{length} bytes do not fit a buffer of {self.room}")
+        with nogil:
+            if position < 0:
+                got = sys_read_some(fd, p, length)
+            else:
+                got = sys_pread(fd, p, length, position)
+                if got > 0 and sys_file_facts(fd, &facts) == 0 and facts.kind == FILE_REGULAR:
+                    if position + got > facts.size:
+                        got = facts.size - position if facts.size > position else 0
+        if got > 0:
+            ledger_book(&self.memory.nic.n.book, LR_FILE_READ, got)
+        return got
+
+    def _drain(self, int fd, Py_ssize_t start, Py_ssize_t end, bint nowait) -> int:
+        """Write a part of the buffer to a descriptor from where it lies, booked as ``device.tx``: bytes, or -errno.
+
+        nowait: -EAGAIN instead of waiting, of pipes and sockets.
+        """
+        cdef iovec v
+        cdef ssize_t sent
+        self.writable()
+        if not 0 <= start <= end <= <Py_ssize_t>self.room:
+            raise ValueError("not a part of the buffer")
+        v.iov_base = self.bytes_at + start
+        v.iov_len = end - start
+        with nogil:
+            sent = sys_write_some(fd, &v, 1, nowait)
+        if sent > 0:
+            ledger_book(&self.memory.nic.n.book, LR_DEVICE_TX, sent)
+        return sent
+
+    def _hand_out(self, Py_ssize_t start, object target) -> int:
+        """Copy what lies in the buffer from ``start`` on to memory of the caller's, as much as fits (``rx.copy``)."""
+        cdef uint8_t[::1] view = target
+        cdef Py_ssize_t n = <Py_ssize_t>self.result.length - start
+        self.writable()
+        if n > view.shape[0]:
+            n = view.shape[0]
+        if start < 0 or n <= 0:
+            return 0
+        memcpy(&view[0], self.bytes_at + start, n)
+        ledger_book(&self.memory.nic.n.book, LR_RX_COPY, n)
+        return n
+
 
 def buffers(nic: Nic, ptag: Ptag, size: int, count: int) -> list[Buffer]:
     """``count`` buffers of ``size`` bytes with their descriptors, in registered memory that can be sent from.
@@ -203,8 +268,8 @@ def buffers(nic: Nic, ptag: Ptag, size: int, count: int) -> list[Buffer]:
         b = Buffer.__new__(Buffer)
         b.memory = m
         b.at = m.base + k * DESC_ALIGN
-        b.offset = first + stride * k
-        b.bytes_at = m.base + b.offset
+        b.begins = first + stride * k
+        b.bytes_at = m.base + b.begins
         b.room = size
         b.prepared(size)
         made.append(b)
@@ -347,6 +412,7 @@ cdef class Vi:
         release(nic)
         check(code)
         self.nic = nic
+        self.ptag = ptag
         self.send_cq, self.recv_cq = s, r
         self.sending = [None] * (self.v.send.mask + 1)
         self.receiving = [None] * (self.v.recv.mask + 1)
@@ -509,6 +575,43 @@ cdef class Vi:
         seconds.
         """
         return self.take_or_wait(True, timeout)
+
+    # --- for streams
+
+    def _receives(self) -> list[Descriptor]:
+        """The descriptors that are posted to receive, oldest first; RuntimeError where a queue has a completion
+        queue."""
+        cdef via_vi *v = self.mine()
+        cdef uint32_t k
+        if self.send_cq is not None or self.recv_cq is not None:
+            raise RuntimeError("its queues report to completion queues")
+        return [self.receiving[k & v.recv.mask] for k in range(v.recv.head, v.recv.tail)]
+
+    def _depth(self) -> int:
+        """Descriptors that fit a queue."""
+        return self.mine().send.mask + 1
+
+    def _mark(self) -> int:
+        """A number that changes whenever something happens to a queue or a connection of the NIC."""
+        self.mine()
+        return self.nic.n.completions
+
+    def _changed(self, uint32_t mark, timeout: float, bint sends) -> bool:
+        """Wait until ``_mark`` would say something else; ``sends``: be woken also when the peer has taken something."""
+        cdef condition what
+        cdef int r
+        self.mine()
+        memset(&what, 0, sizeof(what))
+        what.any = self.nic.n
+        what.seen = mark
+        what.sends = sends
+        self.waiting += 1
+        try:
+            look(self.nic)
+            r = wait(self.nic, &what, timeout)
+        finally:
+            self.waiting -= 1
+        return r == VIP_SUCCESS
 
     # --- connections
 

@@ -18,6 +18,9 @@ cdef struct condition:          # what a thread waits for: the one that is not N
     via_cq *cq
     via_listener *listener
     via_vi *outcome             # of its connection request
+    via_nic *any                # anything: its `completions` are no longer `seen`
+    uint32_t seen
+    bint sends                  # also that other processes have taken what was sent
 
 
 @cython.final
@@ -61,9 +64,11 @@ cdef class Port:
     cdef shared_port *p
     cdef object sock
     cdef bint over              # its connections are broken, and it waits to be freed
+    cdef bint attended          # by some thread, just now
 
     cdef int greet(self) except -1
     cdef int join(self, region *mine, region *theirs, int wake_fd) except -1
+    cdef int attend(self) except -1
     cdef int show(self) except -1
     cdef int hide(self, uint32_t handle) except -1
     cdef int listen(self) except -1

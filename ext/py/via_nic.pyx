@@ -10,12 +10,12 @@ import struct
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from ustack._core.base.ledger cimport LR_COUNT, ledger_name
-from ustack._core.base.types cimport NS_MS, NS_NEVER, atomic_swap32, cpu_relax, ns_t, spin_unlock
+from ustack._core.base.types cimport NS_MS, NS_NEVER, atomic_load32, atomic_swap32, cpu_relax, ns_t, spin_unlock
 from ustack._core.mem.pin cimport mem_pin, mem_pinned, mem_unpin
 from ustack._core.mem.region cimport region, region_unref
 from ustack._core.mem.share cimport region_import
@@ -180,8 +180,7 @@ cdef int attend(Nic nic) except -1:
     while True:
         nic.wants_control = False
         for port in list(nic.ports):
-            (<Port>port).show()
-            (<Port>port).listen()
+            (<Port>port).attend()
         if nic.inside == 0:
             bury(nic)
         if not wants_attention(nic):
@@ -222,8 +221,8 @@ cdef int look_inside(Nic nic) except -1:
 
 cdef int bury(Nic nic) except -1:
     """Free ports that are over. Nobody is looking at them without the GIL."""
-    nic.graves = 0
-    for port in [p for p in nic.ports if (<Port>p).over]:
+    nic.graves = sum((<Port>p).over and (<Port>p).attended for p in nic.ports)
+    for port in [p for p in nic.ports if (<Port>p).over and not (<Port>p).attended]:
         nic.ports.remove(port)
         (<Port>port).dismantle()
     return 0
@@ -239,13 +238,15 @@ cdef bint holds(condition *c) noexcept nogil:
         return cq_has(c.cq)
     if c.listener != NULL:
         return c.listener.head != c.listener.tail
+    if c.any != NULL:
+        return <uint32_t>atomic_load32(<int32_t *>&c.any.completions) != c.seen
     return c.outcome.outcome != VIP_NOT_DONE
 
 
 cdef bint spin(Nic nic, condition *what, ns_t until) noexcept nogil:
     """Look until then; True if the condition holds."""
     cdef int k = 0
-    cdef bint receives = what.queue != NULL and what.queue.is_recv
+    cdef bint receives = (what.queue != NULL and what.queue.is_recv) or (what.any != NULL and not what.sends)
     while True:
         if holds(what):
             return True
@@ -267,7 +268,7 @@ cdef void rest(Nic nic, condition *what, waiter *me, ns_t timeout) noexcept nogi
     cdef via_port *p
     cdef int n = 2
     cdef int k
-    me.sends = what.cq != NULL or (what.queue != NULL and not what.queue.is_recv)
+    me.sends = what.sends or what.cq != NULL or (what.queue != NULL and not what.queue.is_recv)
     hold_slowly(nic.n)
     me.next = nic.sleeping
     nic.sleeping = me
@@ -758,6 +759,20 @@ cdef class Port:
         self.p = p
         return 0
 
+    cdef int attend(self) except -1:
+        """Show and listen, one thread at a time: what a socket says in order is to be done in order."""
+        if self.attended:
+            with nogil:
+                sys_yield()
+            return 0
+        self.attended = True
+        try:
+            self.show()
+            self.listen()
+        finally:
+            self.attended = False
+        return 0
+
     cdef int show(self) except -1:
         """Show the other process memory that a descriptor of ours names."""
         cdef Memory m
@@ -793,14 +808,16 @@ cdef class Port:
 
     cdef int listen(self) except -1:
         """What the other process shows or takes back; and whether it is there at all."""
+        cdef uint32_t missing
         if not self.over and self.p.port.dead:
             self.end()
         while not self.over:
             fds = []
+            missing = self.p.missing        # before it is looked whether that has been shown
             try:
                 data, fds, _flags, _peer = _socket.recv_fds(self.sock, _CONTROL.size, 2, _socket.MSG_DONTWAIT)
             except BlockingIOError:
-                self.p.asked = self.p.missing
+                self.p.asked = missing
                 return 0
             except OSError:
                 data = b""

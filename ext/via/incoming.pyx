@@ -175,6 +175,8 @@ cdef int take(shared_port *p) noexcept nogil:
     cdef entry e
     cdef int slots
     memcpy(&e, lane_slot(p.theirs.base, p.in_at), LANE_ENTRY)
+    if not shared_acknowledge(p, e.ack):
+        return HOSTILE          # first: an end of the connection flushes what was not taken, and only that
     if e.kind == ENTRY_SEND:
         slots = take_message(p, &e)
     elif e.kind == ENTRY_ERROR:
@@ -186,8 +188,6 @@ cdef int take(shared_port *p) noexcept nogil:
     if slots > 0:
         p.in_at += slots
         lane_finish(p.mine.base, p.in_at)
-        if not shared_acknowledge(p, e.ack):
-            return HOSTILE
     return slots
 
 

@@ -16,6 +16,7 @@ from beds import FAR, NEAR, PATIENCE, Lossy, connected, copied, lose_first, read
 from helpers import Background
 
 import ustack
+import ustack.via
 
 DATA = random.Random(5).randbytes(1_000_003)
 
@@ -25,6 +26,16 @@ def proxy():
     """A client and a server on one stack, and two sockets of another between them: (client, in, out, server)."""
     with two_stacks() as (near, far), connected(near, far) as (client, inner), connected(near, far) as (server, outer):
         yield client, inner, outer, server
+
+
+@contextlib.contextmanager
+def streams():
+    """Two VIs of one NIC, connected, with a stream over each."""
+    with ustack.via.Nic() as nic:
+        ptag = nic.ptag()
+        x, y = (ustack.via.Stream(ustack.via.Vi(nic, ptag)) for _ in range(2))
+        ustack.via.pair(x.vi, y.vi)
+        yield x, y
 
 
 @contextlib.contextmanager
@@ -59,6 +70,11 @@ def source_of(kind, data):
             feeding = Background(lambda: (a.sendall(data), a.shutdown(socket.SHUT_WR)))
             yield b
             feeding.result(PATIENCE)
+    elif kind == "vi":
+        with streams() as (x, y):
+            feeding = Background(lambda: (x.sendall(data), x.shutdown(socket.SHUT_WR)))
+            yield y.vi
+            feeding.result(PATIENCE)
     else:
         with two_stacks() as (near, far), connected(near, far) as (c, s):
             feeding = Background(lambda: (c.sendall(data), c.shutdown(socket.SHUT_WR)))
@@ -82,13 +98,17 @@ def sink_of(kind):
         with a, b:
             got = Background(read_all, b)
             yield a, lambda: (a.close(), got.result(PATIENCE))[1]
+    elif kind == "vi":
+        with streams() as (x, y):
+            got = Background(read_all, y)
+            yield x.vi, lambda: (x.shutdown(socket.SHUT_WR), got.result(PATIENCE))[1]
     else:
         with two_stacks() as (near, far), connected(near, far) as (c, s):
             got = Background(read_all, s)
             yield c, lambda: (c.shutdown(socket.SHUT_WR), got.result(PATIENCE))[1]
 
 
-ENDS = ["file", "pipe", "kernel", "stack"]
+ENDS = ["file", "pipe", "kernel", "stack", "vi"]
 
 
 @pytest.mark.parametrize("sink", ENDS)
