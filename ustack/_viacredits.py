@@ -82,6 +82,7 @@ class Credits:
         self._flying: deque[Flight] = deque()
         self._messages = 0                      # of those, with data
         self._flushed: list[Flight] = []        # what a lost connection has given back
+        self._cut = False                       # and whether the peer misses any of it
         self._set_up(window, piece)
         vi._stream = self
 
@@ -199,7 +200,7 @@ class Credits:
         self._spare.append(d)
         self._messages -= thing is not None
         if d.failed:
-            self._flushed.append(flight)
+            self._lose(flight)
             self._break(errno.ECONNRESET, "the VI has lost its connection")
         elif owner is not None:
             owner._returned.append(thing)
@@ -214,10 +215,16 @@ class Credits:
         try:
             self._vi.post_send(d)
         except ViaError as error:
-            self._flushed.append(self._flying.pop())
+            self._lose(self._flying.pop())
             self._messages -= thing is not None
             self._spare.append(d)
             self._break(errno.ECONNRESET, str(error))
+
+    def _lose(self, flight: Flight) -> None:
+        _, _, thing, start, _ = flight
+        if thing is not None:
+            self._flushed.append(flight)
+        self._cut = self._cut or thing is not None or start in (END, ERROR)
 
     def _say(self, kind: int, number: int = 0) -> bool:
         """A word. False: not now."""
@@ -225,7 +232,7 @@ class Credits:
             return False
         d = self._spare.pop()
         d.set((), immediate=kind << 24 | number)
-        self._launch(d, None, None, 0, 0)
+        self._launch(d, None, None, kind, kind)
         return True
 
     def _release(self, held: Held) -> None:

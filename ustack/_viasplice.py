@@ -289,7 +289,7 @@ class StreamTransfer:
             return
         with self._sink._lock:
             self._sink._collect()
-            flights = [f for f in self._sink._flushed if f[2] is not None]
+            flights = list(self._sink._flushed)
             self._sink._flushed.clear()
         self._lost = sum(end - start for _, _, _, start, end in flights)
         if isinstance(self._source, Stream):

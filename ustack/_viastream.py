@@ -136,7 +136,8 @@ class Stream(Credits):
         return not own or bool(self._free)
 
     def _is_sent(self) -> bool:
-        self._check()
+        if self._flying or self._cut:
+            self._check()
         return not self._flying
 
     def _reserve(self, deadline: float | None, cancelled: Callable[[], bool] | None = None) -> Buffer:
