@@ -73,6 +73,7 @@ cdef class Port:
     cdef int hide(self, uint32_t handle) except -1
     cdef int listen(self) except -1
     cdef bint understand(self, bytes data, list fds) except -1
+    cdef void last_look(self)
     cdef void end(self)
     cdef void dismantle(self)
 

@@ -25,7 +25,7 @@ from ustack._core.sys.memory cimport PROT_READ, SEAL_FUTURE_WRITE, SEAL_GROW, SE
 from ustack._core.sys.poll cimport POLLIN, pollfd, sys_ppoll
 from ustack._core.sys.thread cimport sys_yield
 from ustack._core.via.cq cimport cq_has
-from ustack._core.via.lane cimport LANE_BYTES, SLEEPS, SLEEPS_FOR_SENDS
+from ustack._core.via.lane cimport LANE_BYTES, LANE_SLOTS, SLEEPS, SLEEPS_FOR_SENDS
 from ustack._core.via.memory cimport memory_register, ptag_create, ptag_destroy
 from ustack._core.via.nic cimport (
     nic_add_port, nic_create, nic_free, nic_remove_port, nic_take_event, via_code_meaning, via_code_name,
@@ -822,6 +822,7 @@ cdef class Port:
             except OSError:
                 data = b""
             if len(data) != _CONTROL.size or not self.understand(data, fds):
+                self.last_look()
                 self.end()
             for fd in fds:
                 os.close(fd)
@@ -849,6 +850,16 @@ cdef class Port:
         if not good:
             region_unref(file)
         return good
+
+    cdef void last_look(self):
+        """What it has sent and taken before it went counts: it is all in its lane."""
+        cdef int _k
+        with nogil:
+            hold_slowly(self.nic.n)
+            for _k in range(LANE_SLOTS / BUDGET):
+                if self.p.port.ops.poll(&self.p.port, BUDGET) < BUDGET:
+                    break
+            release(self.nic)
 
     cdef void end(self):
         """The other process is gone, or is no longer wanted."""
