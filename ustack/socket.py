@@ -269,10 +269,11 @@ class socket(_Socket):
 
         Posted before its data, the buffer is told to the link: a segment that is the next in order goes to its final
         place, without a copy by the stack; another packet that lands there is moved out again (ledger: rx.misplaced).
-        Over a Tap, and over ``pair(device=True)``; elsewhere, and into memory that ``ustack.register`` has not pinned,
-        it is received and copied (counters: posted.*). Returns the number of bytes: fewer than asked for at the end of
-        the stream, 0 if there were none, or after a timeout or error with some in hand. What lies behind them in the
-        buffer is undefined. One reader of a socket at a time. Raises what ``recv_into`` raises.
+        Over a Tap, over ``pair(device=True)``, and over ``SharedMemory`` into a ``Region(peers=True)``; elsewhere, and
+        into memory that ``ustack.register`` has not pinned, it is received and copied (counters: posted.*). Returns
+        the number of bytes: fewer than asked for at the end of the stream, 0 if there were none, or after a timeout or
+        error with some in hand. What lies behind them in the buffer is undefined. One reader of a socket at a time.
+        Raises what ``recv_into`` raises.
         """
         return _recv_posted(self, buffer, nbytes)
 

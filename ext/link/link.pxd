@@ -43,6 +43,14 @@ cdef struct link_ops:
     # Ask to be told by the fds (POLLOUT) that tx can go on after it was busy; 0 turns that off. NULL: no
     # need.
     void (*want_tx)(link *l, bint on) noexcept nogil
+    # For a link that tells its device ahead of time what `posted` says, instead of looking there for each packet:
+    # `posted` was set: 0, or -errno if the device cannot do it. NULL: no need.
+    int (*post)(link *l) noexcept nogil
+    # From now on nothing is put below `end` in the memory of `posted`: 0, or -EAGAIN: the device is just writing.
+    # `last`: it has been waited for long enough, and who does not give it back is no device any more.
+    int (*spare)(link *l, const uint8_t *end, bint last) noexcept nogil
+    # Nothing is put there any more, and what was has been received: 0, or -EAGAIN: receive, and ask again.
+    int (*unpost)(link *l, bint last) noexcept nogil
     # Told that mem, src and book have been set. NULL: no need.
     void (*attached)(link *l) noexcept nogil
     # Releases everything. Called once, with no lock held.

@@ -75,7 +75,7 @@ cdef mblk *place(link *l, const mblk *m) noexcept nogil:
     cdef dblk *d
     if own == NULL:
         return NULL
-    d = p.claim(p, own.rptr, m.pkt_len)
+    d = p.claim(p, own.rptr, m.pkt_len, where)
     if d == NULL:
         freeb(own)
         return NULL

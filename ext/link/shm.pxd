@@ -10,6 +10,7 @@ our own before they are looked at, since a hostile peer could change them meanwh
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from ustack._core.link.link cimport link
+from ustack._core.link.shm_post cimport shm_post_stats
 from ustack._core.link.shm_tx cimport shm_sender_stats
 from ustack._core.link.shm_wire cimport D_COUNT, shm_limits
 
@@ -19,6 +20,7 @@ cdef enum:
     SHM_PEER_LEFT = 2           # the other side closed the link, or was killed
     SHM_PEER_LIED = 3           # what it put into the rings cannot be
     SHM_DEVICE_LIED = 4
+    SHM_PEER_KEEPS = 5          # its device did not give back memory that was posted
 
 cdef struct shm_options:
     uint8_t layer
@@ -31,6 +33,7 @@ cdef struct shm_options:
 
 cdef struct shm_stats:
     shm_sender_stats tx
+    shm_post_stats posted
     uint64_t device[D_COUNT]    # what our device counts: shm_count_name
     uint64_t bad_slot           # received descriptors refused: of no buffer that was posted
     uint64_t bad_extent         # … of bytes outside the buffer
@@ -48,6 +51,8 @@ cdef struct shm_ends:           # descriptors; owned by the link
 
 # The memory of one end. 0 or -errno.
 cdef int shm_create(shm_options *o, link **made, shm_ends *ends) noexcept nogil
+# How the other side's device hears of our regions: a socket whose other end it is given. Taken.
+cdef void shm_set_sinks(link *l, int fd) noexcept nogil
 # Both sides and the device are there. Takes the sockets `control` (to the device) and `peer`, `peer_bell` (the other
 # device sleeps on it), and the device: a child process (`pid` > 0) or a thread's handle. 0 or -errno, and then nothing
 # was taken.

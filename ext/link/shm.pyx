@@ -14,6 +14,10 @@ from ustack._core.base.types cimport (
     atomic_swapp, ns_t, unlikely,
 )
 from ustack._core.link.link cimport link, link_init, link_ops
+from ustack._core.link.shm_post cimport (
+    shm_poster, shm_poster_close, shm_poster_init, shm_poster_look_through, shm_poster_passed,
+    shm_poster_post, shm_poster_receive, shm_poster_spare, shm_poster_unpost,
+)
 from ustack._core.link.shm_tx cimport (
     shm_sender, shm_sender_clear, shm_sender_close, shm_sender_init, shm_sender_reap, shm_sender_rest,
     shm_sender_rouse, shm_sender_start, shm_sender_tx,
@@ -69,6 +73,7 @@ cdef struct shm:
     ring fill
     ring inbox
     shm_sender out
+    shm_poster wanted
     uint64_t counts[3]          # bad slot, extent, facts
     uint32_t ready[SHM_SLOTS]   # buffers to post
     int nready
@@ -217,11 +222,16 @@ cdef mblk *receive(shm *p, const shm_packet *d) noexcept nogil:
         p.base.stats.rx_bad += 1
     else:
         data = p.room.r.base + <uint64_t>d.slot * SHM_SLOT + d.start
-        m = lend(p, s, data, d.length, headers) if may_lend(p, d.length) else copy(p, data, d.length)
-        if m == NULL:
-            p.base.stats.rx_nomem += 1
+        if unlikely(d.placed):
+            m = shm_poster_receive(&p.wanted, &p.base, d, data)
         else:
-            m.pkt_len = d.length
+            m = lend(p, s, data, d.length, headers) if may_lend(p, d.length) else copy(p, data, d.length)
+            if m == NULL:
+                p.base.stats.rx_nomem += 1
+            if d.at:
+                shm_poster_passed(&p.wanted, d)
+        if m != NULL:
+            m.pkt_len = d.length + d.placed
             if vnet_decode(&d.facts, m, p.base.caps) < 0:
                 p.counts[2] += 1
                 p.base.stats.rx_bad += 1
@@ -263,6 +273,7 @@ cdef int idle(shm *p, ns_t now) noexcept nogil:
     """Nothing came: the next thing that the caller does may be to sleep."""
     cdef uint64_t count = 0
     cdef bint look = now - p.checked >= NS_MS or now < p.checked
+    shm_poster_look_through(&p.wanted)
     p.expected += ring_disarm(&p.inbox) + shm_sender_rouse(&p.out)
     if look:
         p.checked = now
@@ -288,6 +299,31 @@ cdef int shm_tx(link *l, mblk **pkts, int n, ns_t now) noexcept nogil:
         return -ENODEV
     r = shm_sender_tx(&p.out, l, pkts, n)
     return r if r >= 0 else give_up(p, SHM_DEVICE_LIED)
+
+
+# --- posted receives --------------------------------------------------------------------------------------------------
+
+cdef int shm_post(link *l) noexcept nogil:
+    cdef shm *p = <shm *>l
+    return -ENODEV if p.ended else shm_poster_post(&p.wanted, l)
+
+
+cdef int settled(shm *p, int r) noexcept nogil:
+    if r != -ENODEV:
+        return r
+    if not p.ended:
+        give_up(p, SHM_PEER_KEEPS)
+    return 0
+
+
+cdef int shm_spare(link *l, const uint8_t *end, bint last) noexcept nogil:
+    cdef shm *p = <shm *>l
+    return settled(p, shm_poster_spare(&p.wanted, end, last))
+
+
+cdef int shm_unpost(link *l, bint last) noexcept nogil:
+    cdef shm *p = <shm *>l
+    return settled(p, shm_poster_unpost(&p.wanted, &p.inbox, p.ended != 0, last))
 
 
 cdef int shm_pending(link *l) noexcept nogil:
@@ -366,6 +402,8 @@ cdef void shm_close(link *l) noexcept nogil:
         if p.peer >= 0:
             sys_hang_up(p.peer)
         shm_sender_close(&p.out)
+        shm_poster_close(&p.wanted)
+    close_fd(&p.wanted.fd)
     close_fd(&p.control)
     close_fd(&p.peer)
     close_fd(&p.peer_bell)
@@ -394,6 +432,7 @@ cdef int provide(shm *p, shm_options *o) noexcept nogil:
         p.room = room_create(o.slots, &err)
     if p.room == NULL:
         return err
+    shm_poster_init(&p.wanted, p.face, -1)
     for i in range(o.slots):
         p.ready[i] = o.slots - 1 - i
     p.nready = o.slots
@@ -420,7 +459,7 @@ cdef int shm_create(shm_options *o, link **made, shm_ends *ends) noexcept nogil:
     if o.limits.max_sg > 1:
         p.base.caps |= CAP_GATHER
     p.owner_pid = sys_getpid()
-    p.bell = p.irq = p.peer_bell = p.control = p.peer = p.epoll = -1
+    p.bell = p.irq = p.peer_bell = p.control = p.peer = p.epoll = p.wanted.fd = -1
     err = provide(p, o)
     if err < 0:
         shm_close(&p.base)
@@ -428,6 +467,10 @@ cdef int shm_create(shm_options *o, link **made, shm_ends *ends) noexcept nogil:
     ends.own, ends.face, ends.room, ends.bell, ends.irq = p.own.fd, p.face.fd, p.room.r.fd, p.bell, p.irq
     made[0] = &p.base
     return 0
+
+
+cdef void shm_set_sinks(link *l, int fd) noexcept nogil:
+    (<shm *>l).wanted.fd = fd
 
 
 cdef int shm_start(link *l, int control, int peer, int peer_bell, int pid, uint64_t thread) noexcept nogil:
@@ -460,6 +503,7 @@ cdef void shm_get_stats(const link *l, shm_stats *s) noexcept nogil:
     cdef const shm *p = <const shm *>l
     memset(s, 0, sizeof(shm_stats))
     s.tx = p.out.n
+    s.posted = p.wanted.n
     memcpy(s.device, p.own.base + SHM_AT_COUNTS, D_COUNT * sizeof(uint64_t))
     s.bad_slot, s.bad_extent, s.bad_facts = p.counts[0], p.counts[1], p.counts[2]
     s.lent = atomic_load32(&p.room.lent)
@@ -473,4 +517,7 @@ OPS.tx = shm_tx
 OPS.fds = shm_fds
 OPS.pending = shm_pending
 OPS.deadline = shm_deadline
+OPS.post = shm_post
+OPS.spare = shm_spare
+OPS.unpost = shm_unpost
 OPS.close = shm_close

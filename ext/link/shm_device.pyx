@@ -4,19 +4,25 @@ from libc.errno cimport EBADMSG, EFAULT, EINVAL, EPROTO
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
-from ustack._core.base.checksum cimport csum_finish, csum_partial
+from ustack._core.base.checksum cimport csum_block_add, csum_finish, csum_partial
 from ustack._core.base.types cimport NS_NEVER, atomic_load32, cpu_relax, unlikely
+from ustack._core.link.shm_place cimport (
+    shm_placer, shm_placer_claim, shm_placer_end, shm_placer_hear, shm_placer_init, shm_placer_look,
+    shm_placer_release,
+)
 from ustack._core.link.shm_wire cimport (
-    D_BAD_ALIGN, D_BAD_BUFFER, D_BAD_COUNT, D_BAD_ENTRY, D_BAD_FACTS, D_BAD_LENGTH, D_BAD_LIMIT, D_BAD_RANGE,
-    D_BAD_REGION, D_BAD_RING, D_BAD_SEG, D_BYTES, D_COUNT, D_FULL, D_KICKS, D_LOST, D_PACKETS, D_PIECES, D_SLEEPS,
-    D_STARVED, D_SUMMED, D_UNMAPPED, D_UNMAPPED_EARLY, SHM_AT_COUNTS, SHM_AT_DONE, SHM_AT_FILL, SHM_AT_MAP, SHM_AT_RX,
-    SHM_AT_TX, SHM_CONFIG, SHM_CONFIG_FDS, SHM_FACE, SHM_FILE, SHM_FLIGHTS, SHM_FORGET, SHM_HEAD, SHM_HEADERS, SHM_OWN,
-    SHM_PACKET, SHM_PIECE, SHM_PIECES, SHM_REGION, SHM_REGIONS, SHM_SLOT, SHM_SLOTS, SHM_SPLIT, SHM_TX, shm_buffer,
-    shm_done, shm_entry, shm_head, shm_limits, shm_order, shm_packet, shm_piece,
+    D_BAD_ALIGN, D_BAD_BUFFER, D_BAD_COUNT, D_BAD_ENTRY, D_BAD_FACTS, D_BAD_LENGTH, D_BAD_LIMIT, D_BAD_POSTING,
+    D_BAD_RANGE, D_BAD_REGION, D_BAD_RING, D_BAD_SEG, D_BYTES, D_COUNT, D_FULL, D_KICKS, D_LOST, D_PACKETS, D_PIECES,
+    D_PLACED, D_SLEEPS, D_STARVED, D_SUMMED, D_UNMAPPED, D_UNMAPPED_EARLY, SHM_AT_COUNTS, SHM_AT_DONE, SHM_AT_FILL,
+    SHM_AT_MAP, SHM_AT_RX, SHM_AT_TX, SHM_CONFIG, SHM_CONFIG_FDS, SHM_FACE, SHM_FILE, SHM_FLIGHTS, SHM_FORGET,
+    SHM_HEAD, SHM_HEADERS, SHM_NOT_FORM, SHM_NOT_REGION, SHM_OWN, SHM_PACKET, SHM_PIECE, SHM_PIECES, SHM_REGION,
+    SHM_REGIONS, SHM_SLOT, SHM_SLOTS, SHM_SPLIT, SHM_TX, shm_buffer, shm_done, shm_entry, shm_head, shm_limits,
+    shm_order, shm_packet, shm_piece,
 )
 from ustack._core.link.vnet cimport vnet_hdr
+from ustack._core.mem.posting cimport POSTING_HEADER
 from ustack._core.mem.region cimport region, region_unref
 from ustack._core.mem.ring cimport (
     RING_CONSUMER, RING_PRODUCER, ring, ring_arm, ring_attach_region, ring_disarm, ring_owes_kick, ring_put,
@@ -60,13 +66,14 @@ cdef struct device:
     shm_head head
     shm_piece pieces[SHM_PIECES]
     shm_buffer buffer
+    shm_placer placer
 
 cdef extern from *:
     """
     static const char *const shm_names[] = {
       "packets", "bytes", "pieces", "summed", "sleeps", "kicks", "starved",
       "bad_entry", "bad_count", "bad_region", "bad_range", "bad_align", "bad_seg", "bad_limit", "bad_length",
-      "bad_facts", "lost", "unmapped", "unmapped_early", "bad_buffer", "bad_ring", "full",
+      "bad_facts", "lost", "unmapped", "unmapped_early", "bad_buffer", "bad_ring", "full", "placed", "bad_posting",
     };
     """
     const char *shm_names[D_COUNT]
@@ -94,7 +101,7 @@ cdef int begin(device *d) noexcept nogil:
             sys_close(fds[i])
             lost = err
     d.own, d.face, d.room = r[0], r[1], r[2]
-    d.bell, d.irq, d.peer_irq = fds[3], fds[4], fds[5]
+    d.bell, d.irq, d.peer_irq, d.placer.fd = fds[3], fds[4], fds[5], fds[6]
     d.limits = o.limits
     if lost:
         return lost
@@ -106,6 +113,7 @@ cdef int begin(device *d) noexcept nogil:
     ring_attach_region(&d.done, d.own, SHM_AT_DONE, SHM_FLIGHTS, sizeof(shm_done), RING_PRODUCER)
     ring_attach_region(&d.fill, d.face, SHM_AT_FILL, SHM_SLOTS, sizeof(shm_buffer), RING_CONSUMER)
     ring_attach_region(&d.out, d.face, SHM_AT_RX, SHM_SLOTS, sizeof(shm_packet), RING_PRODUCER)
+    shm_placer_init(&d.placer, d.face, d.placer.fd)
     return sys_nonblock(d.control)
 
 
@@ -263,31 +271,44 @@ cdef void refuse(device *d, int why) noexcept nogil:
     complete(d, -EINVAL)
 
 
-cdef bint gather(device *d, uint8_t *to) noexcept nogil:
-    """Whether all of it was there: files can be cut."""
+cdef bint gather(device *d, uint32_t at, uint32_t n, uint8_t *to) noexcept nogil:
+    """n bytes of the packet. Whether all of it was there: files can be cut."""
     cdef const shm_piece *p
-    cdef uint32_t i
+    cdef uint32_t i, part
     cdef region *r
     for i in range(d.head.pieces):
         p = &d.pieces[i]
+        if at >= p.length:
+            at -= p.length
+            continue
+        if n == 0:
+            break
+        part = p.length - at if p.length - at < n else n
         r = d.regions[p.region & (SHM_REGIONS - 1)]
         if not r.flags & REGION_FILE:
-            memcpy(to, r.base + p.offset, p.length)
-        elif guard_copy(to, r.base + p.offset, p.length) != p.length:
+            memcpy(to, r.base + p.offset + at, part)
+        elif guard_copy(to, r.base + p.offset + at, part) != part:
             return False
-        to += p.length
-    d.n[<int>D_PIECES] += d.head.pieces
+        to += part
+        n -= part
+        at = 0
     return True
 
 
-cdef void finish_checksum(device *d, uint8_t *to) noexcept nogil:
+cdef void finish_checksum(device *d, uint8_t *to, const shm_packet *p, const uint8_t *placed) noexcept nogil:
     """Outboard checksum: the field holds the sum of the pseudo-header, the device adds the rest."""
     cdef vnet_hdr *facts = &d.head.facts
     cdef uint32_t start = facts.csum_start
+    cdef uint32_t front = p.hdr_len if placed != NULL else p.length
+    cdef uint32_t total
     cdef uint16_t sum
     if not d.limits.outboard or not facts.flags & NEEDS_CSUM or facts.gso_type:
         return
-    sum = csum_finish(csum_partial(to + start, d.head.length - start))
+    total = csum_partial(to + start, front - start)
+    if placed != NULL:
+        total = csum_block_add(total, csum_partial(placed, p.placed), front - start)
+        total = csum_block_add(total, csum_partial(to + front, p.length - front), front - start + p.placed)
+    sum = csum_finish(total)
     if sum == 0 and facts.csum_offset == 6:
         sum = 0xFFFF            # UDP has no zero (RFC 768)
     memcpy(to + start + facts.csum_offset, &sum, 2)
@@ -295,32 +316,80 @@ cdef void finish_checksum(device *d, uint8_t *to) noexcept nogil:
     d.n[<int>D_SUMMED] += 1
 
 
-cdef void move(device *d) noexcept nogil:
-    """One packet into one buffer, both checked."""
-    cdef shm_packet p
+cdef uint8_t *posted_place(device *d, uint8_t *head, shm_packet *p) noexcept nogil:
+    """Where the payload belongs, with a copy of the headers in `head`; NULL: into the buffer, as ever."""
+    cdef const vnet_hdr *facts = &d.head.facts
+    cdef int header = shm_placer_look(&d.placer)
+    if header == 0:
+        return NULL
+    p.posting = <uint16_t>d.placer.mine.version
+    if header < 0:
+        p.at = SHM_NOT_REGION
+        d.n[<int>D_BAD_POSTING] += header == -2
+        return NULL
+    if d.head.length <= <uint32_t>header:
+        return NULL             # no payload, or other headers
+    p.at = SHM_NOT_FORM
+    if facts.flags & NEEDS_CSUM and <int>facts.csum_start + facts.csum_offset + 2 > header:
+        return NULL
+    return shm_placer_claim(&d.placer, head, d.head.length - header, p) if gather(d, 0, header, head) else NULL
+
+
+cdef bint fill(device *d, uint8_t *head, shm_packet *p, uint8_t *place) noexcept nogil:
+    """The bytes of a packet to where they go. False: it goes nowhere."""
     cdef uint8_t *to
-    p.hdr_len = d.head.hdr_len if d.head.hdr_len <= SHM_SPLIT and d.head.hdr_len <= d.head.length else 0
-    p.start = SHM_HEADERS - (p.hdr_len if p.hdr_len else 64)
-    p.slot = d.buffer.slot
-    p.length = d.head.length
-    p.unused[0] = p.unused[1] = 0
+    if place == NULL:
+        p.hdr_len = d.head.hdr_len if d.head.hdr_len <= SHM_SPLIT and d.head.hdr_len <= d.head.length else 0
+        p.start = SHM_HEADERS - (p.hdr_len if p.hdr_len else 64)
+    else:
+        p.hdr_len = d.placer.mine.rule.header
+        p.start = SHM_HEADERS - p.hdr_len
+    p.length = d.head.length - p.placed
     to = d.room.base + d.buffer.offset + p.start
-    if unlikely(not gather(d, to)):
-        d.n[<int>D_LOST] += 1
-        complete(d, -EFAULT)
-        return
+    if place == NULL:
+        if unlikely(not gather(d, 0, p.length, to)):
+            d.n[<int>D_LOST] += 1
+            return False
+    else:
+        memcpy(to, head, p.hdr_len)
+        if (not gather(d, p.hdr_len, p.placed, place)
+                or not gather(d, p.hdr_len + p.placed, p.length - p.hdr_len, to + p.hdr_len)):
+            d.n[<int>D_LOST] += 1
+            return False
+    d.n[<int>D_PIECES] += d.head.pieces
+    return True
+
+
+cdef void move(device *d) noexcept nogil:
+    """One packet into one buffer, both checked, or its payload to where the other side has posted a receive."""
+    cdef uint8_t head[POSTING_HEADER]
+    cdef uint8_t *place
+    cdef shm_packet p
+    cdef int status = -EFAULT
+    memset(&p, 0, sizeof(p))
+    place = posted_place(d, head, &p)
+    p.slot = d.buffer.slot
+    if fill(d, head, &p, place):
+        status = deliver(d, &p, place)
+    if place != NULL:
+        shm_placer_release(&d.placer)
+    complete(d, status)
+
+
+cdef int deliver(device *d, shm_packet *p, const uint8_t *place) noexcept nogil:
+    """A packet that lies where it belongs is the other side's: 0 or -EINVAL."""
     if stamp_of(d) != d.head.stamp:
         d.n[<int>D_UNMAPPED_EARLY] += 1         # what was read may be something else by now: it goes nowhere
-        complete(d, -EINVAL)
-        return
-    finish_checksum(d, to)
+        return -EINVAL
+    finish_checksum(d, d.room.base + d.buffer.offset + p.start, p, place)
     p.facts = d.head.facts
     d.have_buffer = False
-    if ring_put(&d.out, &p, 1) == 0:
+    if ring_put(&d.out, p, 1) == 0:
         d.n[<int>D_FULL] += 1
     d.n[<int>D_PACKETS] += 1
-    d.n[<int>D_BYTES] += p.length
-    complete(d, 0)
+    d.n[<int>D_BYTES] += d.head.length
+    d.n[<int>D_PLACED] += place != NULL
+    return 0
 
 
 cdef void kick(device *d) noexcept nogil:
@@ -358,7 +427,7 @@ cdef int step(device *d) noexcept nogil:
 
 cdef bint idle(device *d) noexcept nogil:
     """Nothing to do: look for a moment, then sleep. False: a ring is broken."""
-    cdef pollfd p[2]
+    cdef pollfd p[3]
     cdef uint64_t count
     cdef ring *r = &d.fill if d.have_head else &d.tx
     cdef int _i, ready
@@ -374,14 +443,17 @@ cdef bint idle(device *d) noexcept nogil:
         d.n[<int>D_SLEEPS] += 1
         p[0].fd = d.bell
         p[1].fd = d.control
-        p[0].events = p[1].events = POLLIN
-        p[0].revents = p[1].revents = 0
-        sys_ppoll(p, 2, NS_NEVER)
+        p[2].fd = d.placer.fd
+        p[0].events = p[1].events = p[2].events = POLLIN
+        p[0].revents = p[1].revents = p[2].revents = 0
+        sys_ppoll(p, 3, NS_NEVER)
         ring_disarm(r)
         if p[0].revents:
             sys_eventfd_take(d.bell, &count)
         if p[1].revents:
             take_orders(d)
+        if p[2].revents:
+            shm_placer_hear(&d.placer)
     return ready >= 0
 
 
@@ -408,6 +480,7 @@ cdef void end(device *d) noexcept nogil:
     for i in range(SHM_REGIONS):
         if d.regions[i] != NULL:
             region_unref(d.regions[i])
+    shm_placer_end(&d.placer)
     if d.own != NULL:
         region_unref(d.own)
     if d.face != NULL:
@@ -429,7 +502,7 @@ cdef int shm_device_run(int control) noexcept nogil:
         sys_close(control)
         return -12
     d.control = control
-    d.bell = d.irq = d.peer_irq = -1
+    d.bell = d.irq = d.peer_irq = d.placer.fd = -1
     status = begin(d)
     if sys_write(control, &status, sizeof(status)) < 0 and status == 0:
         status = -EPROTO

@@ -121,7 +121,7 @@ cdef mblk *take_posted(tap *t, mblk *m, uint8_t *where, size_t n) noexcept nogil
     cdef arena *mem = t.base.mem
     cdef mblk *own
     cdef size_t here
-    cdef dblk *d = p.claim(p, m.rptr + t.vnet_len, m.pkt_len - t.vnet_len)
+    cdef dblk *d = p.claim(p, m.rptr + t.vnet_len, m.pkt_len - t.vnet_len, where)
     if d != NULL:
         own = mblk_attach(mem, d)
         if own == NULL:

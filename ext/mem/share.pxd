@@ -27,6 +27,7 @@ cdef enum:
     # In region.flags.
     REGION_FILE = 1 << 16       # pages of a file, which are read only and may be cut off at any time
     REGION_RETIRED = 1 << 17    # nobody sends from it any more
+    REGION_PEERS = 1 << 18      # the other sides of links may write to it: its owner has said so
 
 # Pages of an ordinary file as a region: `length` bytes from `offset` (both whole pages), mapped with `prot`. The region
 # has a descriptor of its own. NULL, the reason in *err (-errno).

@@ -30,7 +30,7 @@ from ustack._core.mem.arena cimport (
 from ustack._core.mem.mblk cimport DB_EXTERNAL, M_DATA, M_PROTO, dblk, mblk, mblk_len
 from ustack._core.mem.pool cimport pool, pool_region_of
 from ustack._core.mem.region cimport REGION_HUGE, REGION_LOCKED, region, region_create
-from ustack._core.mem.share cimport region_publish, region_retire
+from ustack._core.mem.share cimport REGION_PEERS, region_publish, region_retire
 
 cdef extern from "Python.h":
     # Here with plain pointers: Cython is to add no exception handling of its own around them.
@@ -202,13 +202,15 @@ cdef class Region:
     lent.
 
     ``length`` is in bytes and rounded up to whole pages. ``locked`` and ``huge`` are wishes: without the
-    right or the pages, ordinary memory is given, and the attributes say so. A writable buffer; views on it
+    right or the pages, ordinary memory is given, and the attributes say so. ``peers``: whoever is at the other side of
+    a ``SharedMemory`` link may write to all of it, and read it, from the first posted receive into it on, and for as
+    long as it exists: what a receive needs whose payload the device puts in its place. A writable buffer; views on it
     keep it.
     """
 
     cdef region *r
 
-    def __cinit__(self, length: int, *, locked: bool = False, huge: bool = False):
+    def __cinit__(self, length: int, *, locked: bool = False, huge: bool = False, peers: bool = False):
         cdef int err = 0
         cdef uint32_t flags = (REGION_LOCKED if locked else 0) | (REGION_HUGE if huge else 0)
         if length <= 0:
@@ -216,6 +218,8 @@ cdef class Region:
         self.r = region_create(length, flags, &err)
         if self.r == NULL:
             raise OSError(-err, f"no region of {length} bytes")
+        if peers:
+            self.r.flags |= REGION_PEERS
         region_publish(self.r)      # so that a device can be told of it; not so where it has no memory file
 
     def __dealloc__(self):
@@ -253,6 +257,11 @@ cdef class Region:
     def huge(self) -> bool:
         """Whether it was given huge pages, or the advice to use them."""
         return self.r.flags & REGION_HUGE != 0
+
+    @property
+    def peers(self) -> bool:
+        """Whether the other sides of links may write to it."""
+        return self.r.flags & REGION_PEERS != 0
 
 
 cdef void fill(Py_buffer *view, object owner, void *at, Py_ssize_t n, bint readonly, int flags,

@@ -4,6 +4,7 @@ from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EBADF, EINTR, EOPNOTSUPP
 from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport strcmp
 
@@ -13,13 +14,13 @@ from ustack._core.base.codes cimport CAP_ZEROCOPY_RX, EV_IN
 from ustack._core.base.counters cimport C_POSTED_NO_LINK, C_POSTED_UNREGISTERED
 from ustack._core.base.counters cimport count as bump
 from ustack._core.base.ledger cimport LR_RX_COPY
-from ustack._core.base.types cimport NS_MS, ns_t
+from ustack._core.base.types cimport NS_MS, cpu_relax, ns_t
 from ustack._core.link.link cimport link, link_header
 from ustack._core.mem.mblk cimport freeb, mblk, mblk_len, msgcopyout
 from ustack._core.py.buffers cimport lend, release_block
 from ustack._core.py.calls cimport NO_WAIT
 from ustack._core.py.driver cimport (
-    clock_now, driver, driver_flush_unlock, driver_lock, driver_unlock, driver_wait, driver_wait_until)
+    check_fn, clock_now, driver, driver_flush_unlock, driver_lock, driver_unlock, driver_wait, driver_wait_until)
 from ustack._core.py.errors cimport fail
 from ustack._core.py.socket cimport Socket
 from ustack._core.stack.engine cimport iface
@@ -33,8 +34,12 @@ from ustack._core.zerocopy.posted cimport posted, posted_open, posted_rescue, po
 cdef enum:
     MSG_WAITALL = 0x100
     BLOCK_STORAGE = 256         # what a queue is charged for a window on the caller's memory
+    LOOKS = 1000                # at a device that is just writing: it moves 64 KB in that time
+    PART = 1 << 30              # bytes of one posting
 
 cdef ns_t HELD = 250 * NS_MS    # for a block that another reader of the socket has
+cdef ns_t WRITING = 1000 * NS_MS        # for a device that is just writing 64 KB
+cdef ns_t LOOK = 2 * NS_MS      # between looks at a device that may not say when it is done
 
 cdef unsigned long _main_thread = threading.main_thread().ident
 
@@ -48,6 +53,8 @@ cdef struct call:
     size_t n
     size_t done
     bint refused                # the link cannot
+    bint dev_places             # … looks at the posting itself, under the lock
+    char *spared                # nothing is to be put below it
     ns_t deadline
     bint main_thread
 
@@ -56,7 +63,7 @@ cdef bint places(const link *dev) noexcept nogil:
     """Whether a link puts payload where it is wanted."""
     if strcmp(dev.ops.kind, b"memory") == 0:
         return not dev.caps & CAP_ZEROCOPY_RX
-    return strcmp(dev.ops.kind, b"tap") == 0
+    return dev.ops.post != NULL or strcmp(dev.ops.kind, b"tap") == 0
 
 
 cdef link *device_of(const tcb *c) noexcept nogil:
@@ -83,9 +90,85 @@ cdef void post(call *x) noexcept nogil:
         return
     x.whole.dp.base = <unsigned char *>x.to + x.done
     posted_open(x.p, c, x.whole, link_header(dev), &x.d.eng.ctx.n)
-    x.dev = dev
     dev.posted = &x.p.face
+    if dev.ops.post != NULL and dev.ops.post(dev) < 0:
+        dev.posted = NULL
+        x.refused = True
+        bump(&x.d.eng.ctx.n, C_POSTED_NO_LINK)
+        return
+    x.dev = dev
+    x.dev_places = dev.ops.post == NULL
 
+
+# --- a device that was told ahead of time -------------------------------------------------------------------------
+
+cdef link *told(call *x) noexcept nogil:
+    """The link that knows of our posting, under the lock; NULL: there is none any more."""
+    cdef iface *i = x.d.eng.ifs
+    while i != NULL and x.dev != NULL:
+        if i.dev == x.dev:
+            return x.dev if x.dev.posted == &x.p.face else NULL
+        i = i.next
+    return NULL
+
+
+cdef bint is_spared(void *arg) noexcept nogil:
+    cdef call *x = <call *>arg
+    cdef link *dev = told(x)
+    return dev == NULL or dev.ops.spare(dev, <uint8_t *>x.spared, False) == 0
+
+
+cdef bint is_back(void *arg) noexcept nogil:
+    cdef call *x = <call *>arg
+    cdef link *dev = told(x)
+    return dev == NULL or dev.ops.unpost(dev, False) == 0
+
+
+cdef bint in_time(call *x, check_fn check) noexcept nogil:
+    """Under the lock, which it lets go of: whether the device has answered."""
+    cdef ns_t until
+    cdef int _i
+    for _i in range(LOOKS):
+        if check(x):
+            return True
+        cpu_relax()
+    until = clock_now() + WRITING
+    while clock_now() < until:
+        if driver_wait_until(x.d, check, x, clock_now() + LOOK, False) == 0:
+            return True
+        if x.d.closed:
+            break
+    return check(x)
+
+
+cdef void spare(call *x, const mblk *m) noexcept nogil:
+    """The device is not to write where bytes will be copied to that it has not put in their place."""
+    cdef link *dev
+    cdef char *to = x.to + x.done
+    x.spared = NULL
+    while m != NULL:
+        if <char *>m.rptr != to:
+            x.spared = to + mblk_len(m)
+        to += mblk_len(m)
+        m = m.cont
+    if x.spared == NULL or x.dev == NULL or x.dev_places:
+        return
+    if not in_time(x, is_spared):
+        dev = told(x)
+        if dev != NULL:
+            dev.ops.spare(dev, <uint8_t *>x.spared, True)
+
+
+cdef void take_back(call *x) noexcept nogil:
+    cdef link *dev
+    if x.dev == NULL or x.dev_places or in_time(x, is_back):
+        return
+    dev = told(x)
+    if dev != NULL:
+        dev.ops.unpost(dev, True)
+
+
+# --- receiving ----------------------------------------------------------------------------------------------------
 
 cdef int next_bytes(call *x, mblk **m) noexcept nogil:
     """Wait for bytes: 0 with *m NULL at the end of the stream; -errno."""
@@ -97,7 +180,10 @@ cdef int next_bytes(call *x, mblk **m) noexcept nogil:
             r = -EBADF
             break
         m[0] = tcp_recv(x.s.tcp, x.n - x.done, 0, &r)
-        if m[0] != NULL or r != -EAGAIN:
+        if m[0] != NULL:
+            spare(x, m[0])
+            break
+        if r != -EAGAIN:
             break
         post(x)
         r = driver_wait(x.d, x.s, EV_IN, x.deadline, x.main_thread)
@@ -142,7 +228,9 @@ cdef bint is_free(void *arg) noexcept nogil:
 
 cdef bint withdraw(call *x) noexcept nogil:
     """Under the lock: no link is to write there any more. False: the link is gone with its pointer to the posting."""
-    cdef iface *i = x.d.eng.ifs
+    cdef iface *i
+    take_back(x)
+    i = x.d.eng.ifs
     x.p.face.room = 0
     while i != NULL:
         if i.dev == x.dev:
@@ -219,17 +307,38 @@ def recv_posted(Socket s not None, buffer, Py_ssize_t nbytes=0) -> int:
                 with nogil:
                     count_unregistered(s.d)
             return s.recv_into(buffer, n, 0 if deadline == NO_WAIT else MSG_WAITALL)
-        return start(s, buffer, b.buf, n, deadline)
+        return receive_parts(s, buffer, <char *>b.buf, n, deadline)
     finally:
         s.leave()
         PyBuffer_Release(&b)
+
+
+cdef Py_ssize_t receive_parts(Socket s, object buffer, char *to, size_t n, ns_t deadline) except -1:
+    """A posting is bounded: positions of four bytes must not come round in it."""
+    cdef size_t done = 0, part
+    cdef Py_ssize_t got
+    while done < n:
+        part = n - done if n - done < PART else PART
+        try:
+            if part < n:
+                got = start(s, memoryview(buffer).cast("B")[done:done + part], to + done, part, deadline)
+            else:
+                got = start(s, buffer, to, n, deadline)
+        except OSError:
+            if done == 0:
+                raise
+            break
+        done += got
+        if <size_t>got < part:
+            break
+    return done
 
 
 cdef Py_ssize_t start(Socket s, object buffer, void *to, size_t n, ns_t deadline) except -1:
     cdef call x
     x.d, x.s, x.dev, x.to, x.n = s.d, s.s, NULL, <char *>to, n
     x.done = 0
-    x.refused = False
+    x.refused = x.dev_places = False
     x.deadline = deadline
     x.main_thread = threading.get_ident() == _main_thread
     x.p = <posted *>calloc(1, sizeof(posted))

@@ -14,12 +14,13 @@ from libc.string cimport memcpy
 from ustack._core.base.codes cimport CAP_TSO4, CAP_TSO6, CAP_USO
 from ustack._core.link.link cimport link
 from ustack._core.link.shm cimport (
-    SHM_DEVICE_ENDED, SHM_DEVICE_LIED, SHM_FINE, SHM_PEER_LEFT, SHM_PEER_LIED, shm_agree, shm_create, shm_ends,
-    shm_get_stats, shm_options, shm_quiesce, shm_start, shm_stats,
+    SHM_DEVICE_ENDED, SHM_DEVICE_LIED, SHM_FINE, SHM_PEER_KEEPS, SHM_PEER_LEFT, SHM_PEER_LIED, shm_agree, shm_create,
+    shm_ends, shm_get_stats, shm_options, shm_quiesce, shm_set_sinks, shm_start, shm_stats,
 )
 from ustack._core.link.shm_device cimport shm_count_name, shm_device_run
 from ustack._core.link.shm_wire cimport (
-    D_BAD_RING, D_COUNT, SHM_CONFIG, SHM_PACKET, SHM_PIECES, SHM_SLOT, SHM_SLOTS, shm_order,
+    D_BAD_RING, D_COUNT, SHM_CONFIG, SHM_CONFIG_FDS, SHM_NOT_COUNT, SHM_PACKET, SHM_PIECES, SHM_SLOT, SHM_SLOTS,
+    shm_order,
 )
 from ustack._core.py.links cimport Link, fail, offload_caps
 from ustack._core.sys.passing cimport sys_pass
@@ -31,7 +32,7 @@ from ustack._core.py.links import MTU_MIN as _MTU_MIN
 from ustack._core.py.links import check_range, parse_mac
 
 HELLO = struct.Struct("=8sIIII6s2x")
-MAGIC = b"ustackS1"
+MAGIC = b"ustackS2"
 READY_SECONDS = 60              # a device process that is not ready by then never will be
 
 
@@ -98,6 +99,7 @@ cdef class SharedMemory(Link):
     """
 
     cdef shm_ends ends
+    cdef object sinks           # what the other side's device listens to; until it was passed on
     cdef _Options options
     cdef readonly int device_pid
     cdef readonly int peer_pid
@@ -152,12 +154,18 @@ cdef class SharedMemory(Link):
         if e < 0:
             fail(e, "no shared memory for a link")
         self.options = options
-        return self.adopt(made)
+        self.adopt(made)
+        ours, self.sinks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        shm_set_sinks(made, ours.detach())
+        return 0
 
     cdef object offer(self, object sock):
         """Tell the other side who we are, with what its device needs of us."""
         hello = HELLO.pack(MAGIC, self.dev.layer, self.dev.mtu, self.dev.caps, 0, bytes(self.dev.mac[:6]))
-        socket.send_fds(sock, [hello], [self.ends.face, self.ends.room, self.ends.bell, self.ends.irq])
+        with self.sinks as its:
+            fds = [self.ends.face, self.ends.room, self.ends.bell, self.ends.irq, its.fileno()]
+            socket.send_fds(sock, [hello], fds)
 
     cdef object answer(self, object sock):
         """Take the other side's word, and agree: its descriptors (face, receive region, bell, irq)."""
@@ -165,7 +173,7 @@ cdef class SharedMemory(Link):
         try:
             if not message:
                 raise ConnectionResetError(errno.ECONNRESET, "the other side hung up")
-            if len(message) != HELLO.size or len(fds) != 4:
+            if len(message) != HELLO.size or len(fds) != 5:
                 raise OSError(errno.EPROTO, "the other side is no shared-memory link of this version")
             magic, layer, mtu, caps, _, _ = HELLO.unpack(message)
             if magic != MAGIC or not _MTU_MIN <= mtu <= _MTU_MAX:
@@ -186,6 +194,8 @@ cdef class SharedMemory(Link):
             with nogil:
                 shm_quiesce(self.dev)
             self.final_ = self.shared
+        if self.sinks is not None:
+            self.sinks.close()
         Link.close(self)
 
     @property
@@ -203,7 +213,8 @@ cdef class SharedMemory(Link):
 
     @property
     def shared(self) -> dict:
-        """What the two sides of this end have counted: {"device": …, "tx": …, "rx": …}, as docs/links.md explains."""
+        """What the two sides of this end have counted: {"device": …, "tx": …, "rx": …, "posted": …}, as docs/links.md
+        explains."""
         cdef shm_stats s
         cdef int i
         if self.dev == NULL:
@@ -213,6 +224,10 @@ cdef class SharedMemory(Link):
             "device": {shm_count_name(i).decode(): s.device[i] for i in range(D_COUNT)},
             "tx": dict(s.tx, in_flight=s.in_flight),
             "rx": {"bad_slot": s.bad_slot, "bad_extent": s.bad_extent, "bad_facts": s.bad_facts, "lent": s.lent},
+            "posted": {
+                "placed": s.posted.placed, "placed_bytes": s.posted.placed_bytes, "bad_placed": s.posted.bad_placed,
+                "stray": s.posted.stray, "regions": s.posted.regions,
+            } | {f"passed_{_PASSED[i]}": s.posted.passed[i] for i in range(1, SHM_NOT_COUNT)},
         }
 
     @property
@@ -230,11 +245,14 @@ cdef class SharedMemory(Link):
         return s.ended == SHM_FINE
 
 
+_PASSED = ("", "flow", "form", "order", "left", "region")       # SHM_NOT_*
+
 _ENDS = {
     SHM_DEVICE_ENDED: "the device (process {device}) has ended",
     SHM_PEER_LEFT: "the other side (process {peer}) has closed the link, or was killed",
     SHM_PEER_LIED: "the other side (process {peer}) broke the rules of the rings",
     SHM_DEVICE_LIED: "the device (process {device}) broke the rules of the rings",
+    SHM_PEER_KEEPS: "the other side (process {peer}) did not give back memory that a receive was posted in",
 }
 
 
@@ -299,14 +317,15 @@ cdef class _Start:
     cdef int order(self) except -1:
         """The first order to the device: the rings, its limits, and whom to wake."""
         cdef shm_order o
-        cdef int fds[6]
-        face, room, _, irq = self.theirs
+        cdef int fds[SHM_CONFIG_FDS]
+        face, room, _, irq, sinks = self.theirs
         fds[0], fds[1], fds[2] = self.end.ends.own, face, room
         fds[3], fds[4], fds[5] = self.end.ends.bell, self.end.ends.irq, irq
+        fds[6] = sinks
         o.kind = SHM_CONFIG
         o.region = 0
         o.limits = self.end.options.o.limits
-        e = sys_pass(self.control.fileno(), &o, sizeof(o), fds, 6)
+        e = sys_pass(self.control.fileno(), &o, sizeof(o), fds, SHM_CONFIG_FDS)
         return 0 if e >= 0 else fail(e, "cannot reach the device")
 
     def wait(self):
@@ -324,7 +343,7 @@ cdef class _Start:
         self.control.setblocking(False)
         pid = peer_process(self.sock)
         peer = os.dup(self.sock.fileno())
-        _, _, bell, _ = self.theirs
+        _, _, bell, _, _ = self.theirs
         e = shm_start(self.end.dev, self.control.fileno(), peer, bell, self.pid, self.thread)
         if e < 0:
             os.close(peer)

@@ -84,7 +84,7 @@ cdef int collect(msghdr *m, int *fds, int nfds) noexcept nogil:
     return count
 
 
-cdef ssize_t sys_take_passed(int sock, void *data, size_t n, int *fds, int nfds) noexcept nogil:
+cdef ssize_t take(int sock, void *data, size_t n, int *fds, int nfds, int flags) noexcept nogil:
     cdef control c
     cdef msghdr m
     cdef iovec v
@@ -99,9 +99,9 @@ cdef ssize_t sys_take_passed(int sock, void *data, size_t n, int *fds, int nfds)
     m.msg_iovlen = 1
     m.msg_control = &c
     m.msg_controllen = sizeof(c)
-    r = c_recvmsg(sock, &m, MSG_CMSG_CLOEXEC)
+    r = c_recvmsg(sock, &m, MSG_CMSG_CLOEXEC | flags)
     while r < 0 and errno == EINTR:
-        r = c_recvmsg(sock, &m, MSG_CMSG_CLOEXEC)
+        r = c_recvmsg(sock, &m, MSG_CMSG_CLOEXEC | flags)
     if r < 0:
         return -errno
     got = collect(&m, fds, nfds)
@@ -110,6 +110,14 @@ cdef ssize_t sys_take_passed(int sock, void *data, size_t n, int *fds, int nfds)
             c_close(fds[i])
         return -EBADMSG
     return r
+
+
+cdef ssize_t sys_take_passed(int sock, void *data, size_t n, int *fds, int nfds) noexcept nogil:
+    return take(sock, data, n, fds, nfds, 0)
+
+
+cdef ssize_t sys_take_passed_now(int sock, void *data, size_t n, int *fds, int nfds) noexcept nogil:
+    return take(sock, data, n, fds, nfds, MSG_DONTWAIT)
 
 
 cdef void sys_hang_up(int sock) noexcept nogil:

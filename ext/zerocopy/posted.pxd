@@ -3,7 +3,8 @@
 A posting stands for the bytes of one connection from a stream position on. The next segment is expected to be the next
 in order, with a header of the usual length, no flag that ends or begins anything, and no fragment. A hit is a block on
 the user's memory, at the very place where its bytes belong: where they do not come in order after all, the position is
-still right. A posting only moves forward; it may be set anew when nothing of its connection waits. Under the engine's
+still right. A posting only moves forward; it may be set anew when nothing of its connection waits. A link that guesses
+asks about what lies at the base; one whose device knows the rule may have put payload further on. Under the engine's
 lock.
 """
 
@@ -24,7 +25,6 @@ cdef struct posted:
     uint8_t *start              # where the byte of stream position `origin` belongs
     seq_t origin
     size_t length
-    seq_t next                  # stream position of face.base
     uint8_t link_header         # bytes
     counters *n
 

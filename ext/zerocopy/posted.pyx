@@ -11,15 +11,15 @@ from ustack._core.mem.mblk cimport dblk, dblk_ref, mblk
 from ustack._core.mem.posting cimport posting
 from ustack._core.tcp.block cimport TF_TS, has, tcb
 from ustack._core.wire.bytes cimport get16
-from ustack._core.wire.ether cimport ETHER_IP4, O_TYPE
+from ustack._core.wire.ether cimport ETHER_IP4, ETHER_IP6, O_TYPE
 from ustack._core.wire.ip4 cimport IP4_LEN, ip4_check, ip4_header, ip4_parse
 from ustack._core.wire.ip6 cimport IP6_LEN, ip6_check, ip6_header, ip6_parse
 from ustack._core.wire.tcp cimport (
     TCP_LEN, TH_ACK, TH_FIN, TH_RST, TH_SYN, TH_URG, tcp_check, tcp_header, tcp_parse)
 from ustack._core.zerocopy.direct cimport direct_rescue
+from ustack._core.zerocopy.rule cimport posting_rule_make
 
 cdef enum:
-    ETHER_IP6 = 0x86DD
     TIMESTAMPS = 12             # the option as stacks send it, with two bytes of padding
     PROTO_TCP = 6
 
@@ -47,9 +47,9 @@ cdef size_t addresses(const uint8_t *p, size_t n, ipaddr *src, ipaddr *dst) noex
     return IP6_LEN
 
 
-cdef bint expected(const posted *p, const uint8_t *head, size_t n) noexcept nogil:
-    """Whether the packet is the next segment of the connection, with its payload where it was thought to begin. All
-    headers that are looked at lie within the first face.header bytes, of which n has more."""
+cdef bint expected(const posted *p, const uint8_t *head, size_t n, seq_t seq) noexcept nogil:
+    """Whether the packet is the segment of the connection that begins at `seq`, with its payload where it was thought
+    to begin. All headers that are looked at lie within the first face.header bytes, of which n has more."""
     cdef const flow *key = &p.key
     cdef tcp_header h
     cdef ipaddr src, dst
@@ -66,24 +66,27 @@ cdef bint expected(const posted *p, const uint8_t *head, size_t n) noexcept nogi
     if tcp_check(head + ip, p.face.header - p.link_header - ip) < 0:
         return False
     tcp_parse(head + ip, &h)
-    return (h.data_offset == p.face.header - p.link_header - ip and h.seq == p.next
+    return (h.data_offset == p.face.header - p.link_header - ip and h.seq == seq
             and h.flags & (TH_SYN | TH_FIN | TH_RST | TH_URG | TH_ACK) == TH_ACK
             and h.sport == key.rport and h.dport == key.lport
             and ip_equal(&src, &key.raddr) and ip_equal(&dst, &key.laddr))
 
 
-cdef dblk *claim(posting *face, const uint8_t *head, size_t n) noexcept nogil:
+cdef dblk *claim(posting *face, const uint8_t *head, size_t n, const uint8_t *where) noexcept nogil:
     cdef posted *p = <posted *>face
     cdef size_t payload, here
-    if not expected(p, head, n):
+    if face.room == 0 or where < face.base or where >= face.base + face.room:
+        return NULL
+    if not expected(p, head, n, p.origin + <uint32_t>(where - p.start)):
         return NULL
     payload = n - face.header
-    here = payload if payload < face.room else face.room
-    face.base += here
-    face.room -= here
+    here = face.base + face.room - where
     if payload > here:
         face.room = 0           # what follows does not belong here
-    p.next += <uint32_t>payload
+    else:
+        here = payload
+        face.room -= (where - face.base) + here
+    face.base = <uint8_t *>where + here
     count(p.n, C_POSTED_HIT)
     count_n(p.n, C_POSTED_BYTES, here)
     dblk_ref(p.whole.dp)
@@ -107,6 +110,7 @@ cdef void posted_open(posted *p, tcb *c, mblk *whole, uint8_t link_header, count
     p.n = n
     p.face.header = link_header + TCP_LEN + (IP4_LEN if ip_is4(&c.link.key.raddr) else IP6_LEN)
     p.face.header += TIMESTAMPS if has(c, TF_TS) else 0
+    posting_rule_make(&p.face.rule, &p.key, link_header, p.face.header, p.origin)
     posted_resume(p, c)
 
 
@@ -120,7 +124,6 @@ cdef void posted_resume(posted *p, const tcb *c) noexcept nogil:
         return
     p.face.base = p.start + at
     p.face.room = p.length - at
-    p.next = c.rcv_nxt
 
 
 cdef int posted_rescue(tcb *c, mblk *whole) noexcept nogil:

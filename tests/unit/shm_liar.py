@@ -15,13 +15,16 @@ FACE = 32768 + 65536
 OWN = 65536 + 8192 + 4096 + 4096
 AT_TX, AT_DONE, AT_MAP, AT_COUNTS = 0, 65536, 65536 + 8192, 65536 + 8192 + 4096
 AT_FILL, AT_RX = 0, 32768
+AT_POSTING, AT_BUSY = 32768 + 65536 - 4096, 32768 + 65536 - 2048
+POSTING_HEADER = 128
+POSTING = struct.Struct(f"=iIIIQIHH{POSTING_HEADER}s{POSTING_HEADER}s{POSTING_HEADER}s")
 PLAIN = (0, 0, 0, 0, 0, 0)      # a virtio header without facts
 HELLO = struct.Struct("=8sIIII6s2x")
 ORDER = struct.Struct("=IIIIIIQQQ")
 CONFIG, REGION, FILE, FORGET = 0x75736431, 0x75736432, 0x75736433, 0x75736434
 COUNTS = ["packets", "bytes", "pieces", "summed", "sleeps", "kicks", "starved", "bad_entry", "bad_count", "bad_region",
           "bad_range", "bad_align", "bad_seg", "bad_limit", "bad_length", "bad_facts", "lost", "unmapped",
-          "unmapped_early", "bad_buffer", "bad_ring", "full"]
+          "unmapped_early", "bad_buffer", "bad_ring", "full", "placed", "bad_posting"]
 
 
 def memory_file(length, sealed=True):
@@ -67,9 +70,9 @@ class RawRing:
         return bytes(self.memory[where:where + self.entry])
 
 
-def packet(slot, start, length, hdr_len=0, facts=PLAIN):
+def packet(slot, start, length, hdr_len=0, facts=PLAIN, at=0, placed=0, version=0):
     """An entry of a receive ring."""
-    return struct.pack("=IIIHBBHHHH", slot, start, length, hdr_len, *facts)
+    return struct.pack("=IIIHBBHHHHIHH", slot, start, length, hdr_len, *facts, at, placed, version & 0xFFFF)
 
 
 def buffer(offset, length, slot):
@@ -90,11 +93,12 @@ def piece(offset, length, region=0, kind=0x5050):
 class Peer:
     """The other side of ``self.link``, which takes us for a stack with a device."""
 
-    def __init__(self, path, *, hello=None, face=FACE, room=4 * SLOT, sealed=True, fds=4, **options):
+    def __init__(self, path, *, hello=None, face=FACE, room=4 * SLOT, sealed=True, fds=5, **options):
         self.files = [memory_file(face, sealed), memory_file(room, sealed)]
+        self.ours, self.given = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.events = [os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)]
         self.theirs = []
-        self.sock = None
+        self.sock = self.sinks = None
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(str(path))
             listener.listen()
@@ -107,7 +111,8 @@ class Peer:
                 self.close()
                 raise
             thread.join()
-        face_fd, room_fd, self.bell, self.irq = self.theirs
+        face_fd, room_fd, self.bell, self.irq, sinks = self.theirs
+        self.sinks = socket.socket(fileno=os.dup(sinks))        # where a device of ours would hear of regions
         self.face = mmap.mmap(face_fd, FACE)
         self.room = mmap.mmap(room_fd, os.fstat(room_fd).st_size)
         self.fill = RawRing(self.face, AT_FILL, 1024, 16)       # what the link's stack posts
@@ -120,7 +125,8 @@ class Peer:
         message = HELLO.pack(MAGIC, 3, 65535, 0xFFFFFFFF, 0, bytes(6)) if hello is None else hello
         _, self.theirs, _, _ = socket.recv_fds(self.sock, 100, 8)
         if message:
-            socket.send_fds(self.sock, [message], [self.files[0][0], self.files[1][0], *self.events][:fds])
+            ends = [self.files[0][0], self.files[1][0], *self.events, self.given.fileno()]
+            socket.send_fds(self.sock, [message], ends[:fds])
         else:
             self.sock.close()
 
@@ -129,8 +135,9 @@ class Peer:
         os.eventfd_write(self.irq, 1)
 
     def close(self):
-        if self.sock is not None:
-            self.sock.close()
+        for sock in (self.sock, self.ours, self.given, self.sinks):
+            if sock is not None:
+                sock.close()
         for fd, memory in self.files:
             memory.close()
             os.close(fd)
@@ -161,11 +168,13 @@ class Device:
         self.rx = RawRing(self.face, AT_RX, 1024, 32)
         self.stamp = 0
         self.sock, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sinks, sinks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(60)
         self.thread = threading.Thread(target=serve, args=(its.detach(),))
         self.thread.start()
         order = ORDER.pack(CONFIG, 0, max_sg, max_seg, align, outboard, limit, 0, 0)
-        socket.send_fds(self.sock, [order], [*(fd for fd, _ in self.files), *self.events])
+        with sinks:
+            socket.send_fds(self.sock, [order], [*(fd for fd, _ in self.files), *self.events, sinks.fileno()])
         answer = self.sock.recv(16)
         self.status = struct.unpack("=i", answer)[0]
 
@@ -190,6 +199,18 @@ class Device:
             self.ring()
             os.sched_yield()
         return struct.unpack("=Ii", entry)
+
+    def tell_sink(self, name, fd, kind=REGION):
+        """As the other side's stack: a region to write to."""
+        socket.send_fds(self.sinks, [ORDER.pack(kind, name, 0, 0, 0, 0, 0, 0, 0)], [fd])
+
+    def post(self, version, offset, length, name, origin, header, number_at, value=b"", flow=b"", form=b"", floor=0):
+        """As the other side's stack: a receive."""
+        self.face[AT_POSTING:AT_POSTING + 4] = bytes(4)
+        self.face[AT_POSTING + 4:AT_POSTING + POSTING.size] = POSTING.pack(
+            0, floor, name, length, offset, origin, number_at, header, value, flow, form)[4:]
+        self.face[AT_POSTING:AT_POSTING + 4] = struct.pack("=i", version)
+        self.posted = version
 
     def forget(self):
         """Take back what is left in the ring of packets, once it has come to rest there."""
@@ -216,11 +237,12 @@ class Device:
 
     def refused(self):
         """Its counts of refusals."""
-        fine = {"packets", "bytes", "pieces", "summed", "sleeps", "kicks", "starved"}
+        fine = {"packets", "bytes", "pieces", "summed", "sleeps", "kicks", "starved", "placed"}
         return {name: n for name, n in self.counts.items() if name not in fine}
 
     def close(self):
         self.sock.close()
+        self.sinks.close()
         self.thread.join(60)
         assert not self.thread.is_alive()
         for fd, memory in self.files:

@@ -43,9 +43,9 @@ def until_gone(harness):
 
 class TestHandshake:
     @pytest.mark.parametrize(("hello", "fds"), [
-        (b"x" * HELLO.size, 4), (b"", 4), (b"x", 4), (HELLO.pack(MAGIC, 2, 65535, 0, 0, bytes(6)), 4),
-        (HELLO.pack(MAGIC, 3, 7, 0, 0, bytes(6)), 4), (HELLO.pack(MAGIC, 3, 1 << 31, 0, 0, bytes(6)), 4),
-        (HELLO.pack(MAGIC, 3, 65535, 0, 0, bytes(6)), 3), (HELLO.pack(MAGIC, 3, 65535, 0, 0, bytes(6)) + b"x", 4)])
+        (b"x" * HELLO.size, 5), (b"", 5), (b"x", 5), (HELLO.pack(MAGIC, 2, 65535, 0, 0, bytes(6)), 5),
+        (HELLO.pack(MAGIC, 3, 7, 0, 0, bytes(6)), 5), (HELLO.pack(MAGIC, 3, 1 << 31, 0, 0, bytes(6)), 5),
+        (HELLO.pack(MAGIC, 3, 65535, 0, 0, bytes(6)), 4), (HELLO.pack(MAGIC, 3, 65535, 0, 0, bytes(6)) + b"x", 5)])
     def test_a_peer_of_another_kind_is_an_error(self, path, hello, fds):
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(OSError, match="other side"):

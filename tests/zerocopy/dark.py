@@ -50,8 +50,8 @@ def copied_out(net: ustack.Stack) -> dict[str, int]:
 class DarkRegion:
     """A region of ``length`` bytes with a second mapping, for the test, of the same memory."""
 
-    def __init__(self, length: int):
-        self.region = Region(length)
+    def __init__(self, length: int, *, peers: bool = False):
+        self.region = Region(length, peers=peers)
         self.length = length
         self.address: int = self.region.address
         self.other = mmap.mmap(self.region.fileno(), length)
