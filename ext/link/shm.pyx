@@ -490,6 +490,9 @@ cdef int shm_start(link *l, int control, int peer, int peer_bell, int pid, uint6
     p.device_pid = pid
     p.device_thread = thread
     p.device_running = True
+    # Whoever sleeps before `idle` has asked to be kicked, because packets are there at once, looks again.
+    sys_eventfd_signal(p.irq)
+    p.expected = 1
     return post(p)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import mmap
 import os
+import select
 import signal
 import struct
 
@@ -68,6 +69,16 @@ def landed(harness, link):
 
 def body(n, seed=1):
     return bytes((i * seed + (i >> 8)) & 255 for i in range(256)) * (n // 256) + b"z" * (n % 256)
+
+
+def test_who_finds_a_packet_at_the_first_look_is_woken_for_the_next():
+    with wire() as (left, right, a, _b):
+        assert left.tx([body(100)]) == 1
+        landed(left, a)
+        assert len(right.rx(now=10**9)) == 1
+        assert left.tx([body(200)]) == 1
+        assert select.select(right.fds, [], [], 30)[0]
+        assert len(take(right, 1)) == 1
 
 
 @pytest.mark.parametrize("device", ["thread", "process"])

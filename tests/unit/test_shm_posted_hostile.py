@@ -82,6 +82,9 @@ class TestPlacementsThatWereNotMade:
     def test_nothing_is_posted(self, attacker, memory):
         """Before the first, and after the last: nothing is believed, and the stream goes on."""
         attacker.give(attacker.data(0, DATA[:100])[:HEADER], hdr_len=HEADER, at=0, placed=100, version=1)
+        while not counted(attacker):
+            attacker.kick()
+            os.sched_yield()
         taking = Background(attacker.accepted.recv_posted, memory, 100)
         version = attacker.wait_posting()
         attacker.place(version, 0, DATA[:100])
