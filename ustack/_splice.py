@@ -23,6 +23,8 @@ from ustack._viastream import Stream
 PIECE = 65536       # bytes that a thread takes from a source at once
 SPLICE_EOF = -1     # as a count: until the source ends
 
+Waters = tuple[int | None, int | None]      # watermarks: in front of us, and in front of the sink
+
 
 def _timeout(*ends: Any) -> int:
     """The shortest of the ends' timeouts, in nanoseconds; -1: none, 0: do not wait."""
@@ -77,12 +79,27 @@ def _in_engine(source: Any, sink: Any) -> bool:
     return isinstance(source, Socket) and isinstance(sink, Socket) and source.stack is sink.stack
 
 
-def _transfer(source: Any, sink: Any, count: int, offset: int | None, timeout: int, piece: int,
+def _transfer(source: Any, sink: Any, count: int, offset: int | None, timeout: int, waters: Waters,
               pass_end: bool) -> Transfer | StreamTransfer:
     """What moves bytes between two ends in a thread."""
+    read, written = waters
+    piece = written or PIECE
     if isinstance(source, Stream) or isinstance(sink, Stream):
-        return StreamTransfer(source, sink, count, offset=offset, timeout_ns=timeout, piece=piece, pass_end=pass_end)
-    return Transfer(source, sink, count, offset=offset, timeout_ns=timeout, piece=piece)
+        return StreamTransfer(source, sink, count, offset=offset, timeout_ns=timeout, piece=piece, pass_end=pass_end,
+                              high=written, ahead=read or 0)
+    return Transfer(source, sink, count, offset=offset, timeout_ns=timeout, piece=piece, ahead=read or 0)
+
+
+def _waters(high_water: int | None, watermarks: Waters | None) -> Waters:
+    if watermarks is None:
+        watermarks = None, high_water
+    elif high_water is not None:
+        raise ValueError("high_water is the second of the watermarks: one of them")
+    read, written = watermarks
+    for water in watermarks:
+        if water is not None and operator.index(water) < 1:
+            raise ValueError("high_water, and watermarks, are numbers of bytes, at least 1")
+    return read, written
 
 
 def _check_owner(owner: int | None) -> None:
@@ -135,7 +152,7 @@ class Splice:
     """
 
     def __init__(self, source: Any, sink: Any, count: int, offset: int | None, idle: float, pass_end: bool,
-                 owner: int | None, callback: Callable[[Splice], object] | None, piece: int):
+                 owner: int | None, callback: Callable[[Splice], object] | None, waters: Waters):
         self._owner, self._callback = owner, callback
         self._error: BaseException | None = None
         self._relay: Relay | None = None
@@ -153,7 +170,7 @@ class Splice:
             self._ends = [_own(_end(source))]
             self._ends.append(_own(_end(sink)))
             start = _position(source) if offset is None else offset
-            self._transfer = _transfer(self._ends[0], self._ends[1], count, start, -1, piece, pass_end)
+            self._transfer = _transfer(self._ends[0], self._ends[1], count, start, -1, waters, pass_end)
             self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except BaseException:
             self._let_go()
@@ -289,8 +306,8 @@ def _in_trio() -> bool:
 
 
 def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | None = None, idle: float | None = None,
-           pass_end: bool = False, high_water: int | None = None, wait: bool = True, owner: int | None = None,
-           callback: Callable[[Splice], object] | None = None) -> Any:
+           pass_end: bool = False, high_water: int | None = None, watermarks: Waters | None = None,
+           wait: bool = True, owner: int | None = None, callback: Callable[[Splice], object] | None = None) -> Any:
     """Move ``count`` bytes, or all until the source ends, from ``source`` to ``sink``; returns how many went.
 
     Either end is a stream socket of a stack, a VI or a stream over one (``ustack.via.Stream``), or a descriptor or an
@@ -299,8 +316,10 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
     this thread; ``idle``, in seconds, ends that with ETIMEDOUT after so long without a byte (SO_SPLICE). pass_end: the
     end of the source ends the sink's direction; VIs are also told of an error.
 
-    high_water: bytes that may wait in front of the sink: the send buffer of a stack's socket is set to it (SO_SNDBUF);
-    in front of a descriptor no more than that is read ahead.
+    watermarks: two numbers of bytes, or None: (1) what may be on its way to us: of a file so much is asked for before
+    it is read (at most 64 MiB), of a stack's socket it is the receive buffer (SO_RCVBUF); (2) what may wait in front of
+    the sink: the send buffer of a stack's socket is set to it (SO_SNDBUF), a VI's peer has at most so much to take, and
+    in front of a descriptor no more is read. high_water: the second alone.
 
     With ``wait=False`` a ``Splice`` is returned at once; ``owner``, a signal number, is sent to this process when it
     is over (ValueError where no handler is installed), and ``callback(splice)`` is called, in some thread. Errors are
@@ -320,34 +339,34 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
         raise ValueError("idle= is for two sockets of one stack")
     if wait and (owner is not None or callback is not None):
         raise ValueError("owner= and callback= tell of a splice that nobody waits for: wait=False")
-    if high_water is not None and high_water < 1:
-        raise ValueError("high_water is a number of bytes, at least 1")
+    waters = _waters(high_water, watermarks)
     if offset is not None and isinstance(source, (Socket, Stream)):
         raise OSError(errno.ESPIPE, "a socket has no offsets" if isinstance(source, Socket) else "a VI has no offsets")
     if idle == math.inf:
         idle = None
     _end(source), _end(sink)
     _prepare(source, sink)
-    piece = high_water or PIECE
-    if high_water and isinstance(sink, Socket):
-        sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, high_water)
+    for end, option, water in ((source, socket.SO_RCVBUF, waters[0]), (sink, socket.SO_SNDBUF, waters[1])):
+        if water is not None and isinstance(end, Socket):
+            end.setsockopt(socket.SOL_SOCKET, option, water)
     if not wait:
-        return Splice(source, sink, count, offset, idle or 0.0, pass_end, owner, callback, piece)
+        return Splice(source, sink, count, offset, idle or 0.0, pass_end, owner, callback, waters)
     timeout = _timeout(source, sink)
     if _in_engine(source, sink) and timeout != 0:
-        job = Splice(source, sink, count, None, idle or 0.0, pass_end, None, None, piece)
+        job = Splice(source, sink, count, None, idle or 0.0, pass_end, None, None, waters)
         try:
             return job.wait(None if timeout < 0 else timeout / 1e9)
         except BaseException as error:
             job.cancel()
             error.moved = job.moved  # type: ignore[attr-defined]
             raise
-    return _blocking(source, sink, count, offset, pass_end, timeout, piece)
+    return _blocking(source, sink, count, offset, pass_end, timeout, waters)
 
 
-def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: bool, timeout: int, piece: int) -> int:
+def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: bool, timeout: int,
+              waters: Waters) -> int:
     start = _position(source) if offset is None else offset
-    transfer = _transfer(_end(source), _end(sink), count, start, timeout, piece, pass_end)
+    transfer = _transfer(_end(source), _end(sink), count, start, timeout, waters, pass_end)
     try:
         moved = transfer.run()
     except BlockingIOError as error:

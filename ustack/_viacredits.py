@@ -80,7 +80,8 @@ class Credits:
         self._finished = False
         self._free: list[Buffer] | None = None  # of the stream's own, to be sent from
         self._flying: deque[Flight] = deque()
-        self._messages = 0                      # of those, with data
+        self._messages = self._bytes = 0        # of those, with data; and the data
+        self._high: int | None = None           # most of it at a time
         self._flushed: list[Flight] = []        # what a lost connection has given back
         self._cut = False                       # and whether the peer misses any of it
         self._set_up(window, piece)
@@ -196,9 +197,10 @@ class Credits:
 
     def _gone(self, d: Descriptor) -> None:
         flight = self._flying.popleft()
-        _, owner, thing, _, _ = flight
+        _, owner, thing, start, end = flight
         self._spare.append(d)
         self._messages -= thing is not None
+        self._bytes -= end - start
         if d.failed:
             self._lose(flight)
             self._break(errno.ECONNRESET, "the VI has lost its connection")
@@ -212,11 +214,13 @@ class Credits:
     def _launch(self, d: Descriptor, owner: Credits | None, thing: Any, start: int, end: int) -> None:
         self._flying.append((d, owner, thing, start, end))
         self._messages += thing is not None
+        self._bytes += end - start
         try:
             self._vi.post_send(d)
         except ViaError as error:
             self._lose(self._flying.pop())
             self._messages -= thing is not None
+            self._bytes -= end - start
             self._spare.append(d)
             self._break(errno.ECONNRESET, str(error))
 

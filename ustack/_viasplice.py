@@ -17,10 +17,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ustack._core.py.socket import Socket
-from ustack._core.py.transfers import Transfer, settle, take_into
+from ustack._core.py.transfers import Transfer, read_ahead, settle, take_into
 from ustack._core.py.via import Buffer, Vi
 from ustack._viacredits import END, ERROR, SLICE, Cancelled, Flight, Held
 from ustack._viastream import Stream
+
+AHEAD = 1 << 26         # most bytes of a file that are asked for ahead
 
 
 def stream_of(end: Any) -> Any:
@@ -72,17 +74,20 @@ class _Descriptor:
 class StreamTransfer:
     """As ``Transfer``, where an end is a stream over a VI: in the calling thread, piece by piece.
 
-    pass_end: how it ends is told to the VI at the other end: the end of the source, or an error.
+    pass_end: how it ends is told to the VI at the other end: the end of the source, or an error. high: most bytes that
+    a VI has and its peer's NIC has not taken. ahead: bytes of a file that are asked for before they are read.
     """
 
     def __init__(self, source: Any, sink: Any, count: int, *, offset: int | None, timeout_ns: int, piece: int,
-                 pass_end: bool = False):
+                 pass_end: bool = False, high: int | None = None, ahead: int = 0):
         if source is sink:
             raise OSError(errno.EINVAL, "a VI with itself")
         self._source: Any = _Descriptor.source(source, offset) if isinstance(source, int) else source
         self._sink: Any = _Descriptor.sink(sink) if isinstance(sink, int) else sink
         self._left = count
         self._piece = piece
+        self._high = high
+        self._ahead, self._asked = min(ahead, AHEAD), 0
         self._pass_end = pass_end
         self._deadline = None if timeout_ns < 0 else 0 if timeout_ns == 0 else time.monotonic() + timeout_ns / 1e9
         self._began = self._source.at if isinstance(self._source, _Descriptor) else -1
@@ -132,6 +137,7 @@ class StreamTransfer:
         how: tuple[int, int] = END, 0
         try:
             if isinstance(self._sink, Stream):
+                self._sink._high = self._high
                 self._to_stream(self._sink)
             else:
                 self._from_stream(self._source)
@@ -144,6 +150,8 @@ class StreamTransfer:
             how = ERROR, errno.ECANCELED
             raise
         finally:
+            if isinstance(self._sink, Stream):
+                self._sink._high = None
             self._settle_flushed()
             if self._pass_end:
                 self._tell(*how)
@@ -168,6 +176,8 @@ class StreamTransfer:
 
     def _size(self, most: int) -> int:
         n = min(self._piece, most)
+        if self._high is not None and isinstance(self._sink, Stream):
+            n = min(n, max(1, self._high - self._sink._bytes))
         return n if self._left < 0 else min(n, self._left)
 
     def _count(self, n: int) -> None:
@@ -242,12 +252,23 @@ class StreamTransfer:
         one = self._source
         if not one.file:
             self._poll(one.number, select.POLLIN, check)
+        elif self._ahead:
+            self._ask_ahead(one)
         while (got := buffer._fill(one.number, n, one.at)) in (-errno.EINTR, -errno.EAGAIN):
             if got == -errno.EAGAIN:
                 self._poll(one.number, select.POLLIN, check)
         if one.file and got > 0:
             one.at += got
         return _result(got)
+
+    def _ask_ahead(self, one: _Descriptor) -> None:
+        """Have the next bytes of a file read while these are sent: half of it at a time."""
+        start, until = max(self._asked, one.at), one.at + self._ahead
+        if self._left >= 0:
+            until = min(until, one.at + self._left)
+        if until > start and until - start >= self._ahead // 2:
+            read_ahead(one.number, start, until - start)
+            self._asked = until
 
     def _forward(self, source: Stream, sink: Stream) -> int:
         """One message, or a part of it, from a VI to another: from the buffer that it came into."""

@@ -131,6 +131,8 @@ class Stream(Credits):
             raise BrokenPipeError(errno.EPIPE, "the stream was shut down for sending")
         if not self._credits or self._messages == self.window:
             return False
+        if self._high is not None and self._bytes >= self._high:
+            return False
         if own and self._free is None:
             self._free = self._buffers(min(self.piece, self._peer_piece), self.window)
         return not own or bool(self._free)

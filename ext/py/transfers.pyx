@@ -37,7 +37,7 @@ from ustack._core.stack.sockets cimport SOCK_TCP, sock, waiter
 from ustack._core.sys.eventfd cimport sys_eventfd
 from ustack._core.sys.file cimport (
     FILE_OTHER, FILE_PIPE, FILE_REGULAR, FILE_SOCKET, file_facts, sys_file_facts, sys_file_flags, sys_file_position,
-    sys_write_some)
+    sys_file_length, sys_read_ahead, sys_write_some)
 from ustack._core.sys.guard cimport guard_counts, guard_install
 from ustack._core.sys.io cimport iovec, sys_close
 from ustack._core.sys.poll cimport POLLIN, POLLOUT, pollfd, sys_ppoll
@@ -62,6 +62,7 @@ cdef enum:
     O_WRONLY = 1
     O_RDONLY = 0
     IOVECS = 64
+    AHEAD = 67108864            # most bytes of a file that are asked for ahead
 
 cdef ns_t SLICE = 50 * NS_MS    # a wait that can be cancelled looks that often whether it was
 
@@ -84,6 +85,8 @@ cdef struct xfer:
     bint peek                   # tee: what is taken stays
     bint borrow                 # what is taken from the socket stays there until the sink has it
     size_t piece                # most to be taken at once
+    int64_t ahead               # bytes of a file to be asked for before they are taken
+    int64_t asked               # up to there they were
     mblk *loan                  # the memory as one block, to be queued where the path takes it in place
     bint more                   # something follows behind the last byte
     bint held                   # the last piece was queued as one that is followed by others
@@ -312,6 +315,19 @@ cdef int no_memory(xfer *x) noexcept nogil:
     return r
 
 
+cdef void ask_ahead(xfer *x) noexcept nogil:
+    """Have the next bytes of a file read while these are sent: half of it at a time."""
+    cdef int64_t until = x.o.at + x.ahead
+    cdef int64_t start = x.asked if x.asked > x.o.at else x.o.at
+    if x.left >= 0 and until > x.o.at + x.left:
+        until = x.o.at + x.left
+    if until > x.o.facts.size:
+        until = x.o.facts.size
+    if until - start >= x.ahead / 2 and until > start:
+        sys_read_ahead(x.o.fd, start, until - start)
+        x.asked = until
+
+
 cdef int fetch(xfer *x, size_t n, bint gather, uint32_t stride, uint32_t phase) noexcept nogil:
     cdef counters *c = &x.dd.eng.ctx.n if x.dd != NULL else NULL
     cdef bint unmapped = False
@@ -321,6 +337,8 @@ cdef int fetch(xfer *x, size_t n, bint gather, uint32_t stride, uint32_t phase) 
         r = wait_fd(x, x.o.fd, POLLIN)
         if r != 0:
             return r
+    if x.ahead and x.o.positional:
+        ask_ahead(x)
     if gather and x.loan != NULL:
         x.kept = x.loan
         x.loan = NULL
@@ -400,7 +418,7 @@ cdef class Transfer:
     something follows behind it. timeout_ns: < 0 waits for ever, 0 never. guarded: the data may be a mapping of a file
     that was cut: EFAULT instead of SIGBUS. piece: most to be taken from the source at once. given_back: of
     data, which the sink then sends in place if its path can; called once, when nobody needs the data any more. ``run``
-    then queues all of it or nothing, or copies it.
+    then queues all of it or nothing, or copies it. ahead: bytes of a file to be asked for before they are taken.
     """
 
     cdef xfer x
@@ -411,7 +429,7 @@ cdef class Transfer:
 
     def __cinit__(self, source, sink, long long count=-1, *, offset=None, data=None, how="auto", checksum="auto",
                   bint more=False, bint peek=False, long long timeout_ns=-1, bint guarded=False,
-                  Py_ssize_t piece=ORIGIN_CHUNK, given_back=None):
+                  Py_ssize_t piece=ORIGIN_CHUNK, given_back=None, long long ahead=0):
         memset(&self.x, 0, sizeof(xfer))
         self.x.o.fd = -1
         self.x.out = -1
@@ -419,6 +437,7 @@ cdef class Transfer:
         self.x.left = count
         self.x.more = more
         self.x.peek = peek
+        self.x.ahead = min(ahead, <long long>AHEAD)
         self.x.piece = max(1, min(piece, <Py_ssize_t>ORIGIN_CHUNK))
         self.x.deadline = NS_NEVER if timeout_ns < 0 else NO_WAIT if timeout_ns == 0 else clock_now() + timeout_ns
         self.x.o.how = technique_of(TECHNIQUES, how, "how")
@@ -772,6 +791,13 @@ cdef void close_relay(relay *r, driver *d, bint gone) noexcept:
         relay_dissolve(r, 0)
         d.eng.relays -= 1
         driver_flush_unlock(d)
+
+
+def read_ahead(int fd, long long offset, long long n) -> None:
+    """Have a part of a file read into memory, and do not wait for it. Nothing happens where that cannot be."""
+    cdef int64_t size = sys_file_length(fd)
+    with nogil:
+        sys_read_ahead(fd, offset, min(n, size - offset, <int64_t>AHEAD))
 
 
 def settle() -> None:

@@ -67,10 +67,11 @@ cdef extern from *:
     ssize_t c_writev "writev"(int fd, const iovec *v, int n) noexcept nogil
     ssize_t c_pwritev2 "pwritev2"(int fd, const iovec *v, int n, int64_t offset, int flags) noexcept nogil
     int64_t c_lseek "lseek"(int fd, int64_t offset, int whence) noexcept nogil
+    int c_fadvise "posix_fadvise"(int fd, int64_t offset, int64_t n, int advice) noexcept nogil
     int c_madvise "madvise"(void *p, size_t n, int advice) noexcept nogil
     int c_fcntl "fcntl"(int fd, int cmd, int arg) noexcept nogil
     enum:
-        MADV_POPULATE_READ, SEEK_CUR, SEEK_SET, F_GETFL, RWF_NOWAIT
+        MADV_POPULATE_READ, POSIX_FADV_WILLNEED, SEEK_CUR, SEEK_SET, F_GETFL, RWF_NOWAIT
 
 
 cdef int sys_file_facts(int fd, file_facts *f) noexcept nogil:
@@ -117,6 +118,17 @@ cdef bint sys_resident(void *base, size_t length) noexcept nogil:
 
 cdef int sys_populate(void *base, size_t length) noexcept nogil:
     return 0 if c_madvise(base, length, MADV_POPULATE_READ) == 0 else -errno
+
+
+cdef int sys_read_ahead(int fd, int64_t offset, int64_t n) noexcept nogil:
+    cdef int64_t step
+    cdef int r = 0
+    while n > 0 and r == 0:             # of one call the kernel reads no more than a device likes at once
+        step = n if n < 131072 else 131072
+        r = -c_fadvise(fd, offset, step, POSIX_FADV_WILLNEED)
+        offset += step
+        n -= step
+    return r
 
 
 cdef int sys_file_flags(int fd) noexcept nogil:

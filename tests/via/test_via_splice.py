@@ -362,3 +362,21 @@ def test_ends_that_cannot_be(tmp_path):
                 ustack.splice(r, x, offset=5)
             with pytest.raises(OSError, match="not open for reading"):
                 ustack.splice(w, x)
+
+
+def test_a_watermark_bounds_what_a_peer_has_not_taken(tmp_path):
+    with attached() as (a, port, b), file_of(DATA, tmp_path) as f:
+        x, y = via.Stream(via.Vi(a, a.ptag())), via.Stream(via.Vi(b, b.ptag()))
+        join(x.vi, y.vi, port)
+        y._greet()
+        job = ustack.splice(f, x, wait=False, pass_end=True, high_water=10_000)
+        wait_until(lambda: job.moved == 10_000)
+        with x._lock:
+            assert x._bytes == 10_000
+        y.settimeout(PATIENCE)
+        got = bytearray()
+        while part := y.recv(1 << 20):
+            got += part
+            assert x._bytes <= 10_000
+        assert bytes(got) == DATA
+        assert job.wait(PATIENCE) == len(DATA)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import ctypes
 import errno
+import mmap
 import os
 import random
 import select
@@ -765,3 +767,60 @@ def test_high_water_in_front_of_a_pipe():
     with source_of("file", DATA[:10_000]) as src, sink_of("pipe") as (dst, what):
         assert ustack.splice(src, dst, high_water=100) == 10_000
         assert what() == DATA[:10_000]
+
+
+def resident(number, offset):
+    """Whether a page of a file is in memory."""
+    with mmap.mmap(number, mmap.PAGESIZE, offset=offset) as page:
+        there = (ctypes.c_ubyte * 1)()
+        start = ctypes.c_char.from_buffer(page)
+        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(1), there) == 0
+        del start
+    return bool(there[0] & 1)
+
+
+@pytest.mark.parametrize("sink", ["pipe", "vi"])
+def test_a_file_is_asked_for_ahead(tmp_path, sink):
+    """As far as the first watermark; the sink has taken next to nothing by then."""
+    with open(tmp_path / "cold", "w+b") as f, contextlib.ExitStack() as stack:
+        f.write(bytes(8 << 20))
+        f.flush()
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        far = 3 << 20
+        if resident(f.fileno(), far):
+            pytest.skip("this file system keeps files in memory")
+        f.seek(0)
+        if sink == "pipe":
+            reader, writer, _held = filled_pipe()
+            end = stack.enter_context(writer)
+            stack.enter_context(reader)
+            assert len(reader.read(8192)) == 8192
+        else:
+            x, y = stack.enter_context(streams())
+            y.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                y.recv(1)
+            end = x.vi
+        job = ustack.splice(f, end, wait=False, watermarks=(4 << 20, 8192))
+        for _ in range(60_000):
+            if resident(f.fileno(), far):
+                break
+            threading.Event().wait(0.001)
+        assert resident(f.fileno(), far)
+        assert job.moved <= (16 << 16)
+        job.cancel()
+        job.wait(PATIENCE)
+
+
+def test_both_watermarks_bound_what_waits():
+    with proxy() as (_client, inner, outer, _server):
+        job = ustack.splice(inner, outer, wait=False, watermarks=(40_000, 30_000))
+        assert inner.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 40_000
+        assert outer.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 30_000
+        job.cancel()
+        for wrong in ((0, 5), (5, -1)):
+            with pytest.raises(ValueError, match="at least 1"):
+                ustack.splice(inner, outer, watermarks=wrong)
+        with pytest.raises(ValueError, match="one of them"):
+            ustack.splice(inner, outer, watermarks=(1, 1), high_water=1)
