@@ -22,45 +22,75 @@ from socket import (
     AI_CANONNAME,
     AI_NUMERICHOST,
     AI_PASSIVE,
+    CMSG_LEN,
+    CMSG_SPACE,
     EAI_FAMILY,
     EAI_NONAME,
     INADDR_ANY,
     INADDR_BROADCAST,
     INADDR_LOOPBACK,
+    INADDR_NONE,
+    IP_BIND_ADDRESS_NO_PORT,
+    IP_MULTICAST_TTL,
+    IP_RECVTOS,
     IP_TOS,
     IP_TTL,
     IPPROTO_ICMP,
     IPPROTO_ICMPV6,
     IPPROTO_IP,
     IPPROTO_IPV6,
+    IPPROTO_RAW,
     IPPROTO_TCP,
     IPPROTO_UDP,
     IPV6_DONTFRAG,
+    IPV6_HOPLIMIT,
+    IPV6_MULTICAST_HOPS,
+    IPV6_PKTINFO,
+    IPV6_RECVHOPLIMIT,
+    IPV6_RECVPKTINFO,
+    IPV6_RECVTCLASS,
     IPV6_TCLASS,
     IPV6_UNICAST_HOPS,
     IPV6_V6ONLY,
+    MSG_CONFIRM,
+    MSG_CTRUNC,
+    MSG_DONTROUTE,
     MSG_DONTWAIT,
+    MSG_EOR,
+    MSG_ERRQUEUE,
     MSG_MORE,
     MSG_NOSIGNAL,
+    MSG_OOB,
     MSG_PEEK,
     MSG_TRUNC,
     MSG_WAITALL,
+    NI_DGRAM,
+    NI_NAMEREQD,
+    NI_NUMERICHOST,
+    NI_NUMERICSERV,
     SHUT_RD,
     SHUT_RDWR,
     SHUT_WR,
     SO_ACCEPTCONN,
     SO_BROADCAST,
+    SO_DEBUG,
     SO_DOMAIN,
+    SO_DONTROUTE,
     SO_ERROR,
     SO_KEEPALIVE,
     SO_LINGER,
+    SO_MARK,
     SO_OOBINLINE,
+    SO_PRIORITY,
     SO_PROTOCOL,
     SO_RCVBUF,
     SO_RCVLOWAT,
+    SO_RCVTIMEO,
     SO_REUSEADDR,
     SO_REUSEPORT,
     SO_SNDBUF,
+    SO_SNDLOWAT,
+    SO_SNDTIMEO,
     SO_TYPE,
     SOCK_CLOEXEC,
     SOCK_DGRAM,
@@ -70,6 +100,7 @@ from socket import (
     SOMAXCONN,
     TCP_CONGESTION,
     TCP_CORK,
+    TCP_DEFER_ACCEPT,
     TCP_INFO,
     TCP_KEEPCNT,
     TCP_KEEPIDLE,
@@ -77,11 +108,17 @@ from socket import (
     TCP_LINGER2,
     TCP_MAXSEG,
     TCP_NODELAY,
+    TCP_NOTSENT_LOWAT,
     TCP_QUICKACK,
+    TCP_SYNCNT,
     TCP_USER_TIMEOUT,
     AddressFamily,
     SocketKind,
     gaierror,
+    gethostname,
+    getprotobyname,
+    getservbyname,
+    getservbyport,
     herror,
     htonl,
     htons,
@@ -103,20 +140,26 @@ if TYPE_CHECKING:
     from ustack._stack import Stack
 
 __all__ = [
-    "AF_INET", "AF_INET6", "AF_UNSPEC", "AI_CANONNAME", "AI_NUMERICHOST", "AI_PASSIVE", "EAI_FAMILY", "EAI_NONAME",
-    "INADDR_ANY", "INADDR_BROADCAST", "INADDR_LOOPBACK", "IPPROTO_ICMP", "IPPROTO_ICMPV6", "IPPROTO_IP",
-    "IPPROTO_IPV6", "IPPROTO_TCP", "IPPROTO_UDP", "IPV6_DONTFRAG", "IPV6_MTU", "IPV6_MTU_DISCOVER", "IPV6_TCLASS",
-    "IPV6_UNICAST_HOPS", "IPV6_V6ONLY", "IP_MTU", "IP_MTU_DISCOVER", "IP_PMTUDISC_DO", "IP_PMTUDISC_WANT",
-    "IP_TOS", "IP_TTL", "MSG_DONTWAIT", "MSG_MORE", "MSG_NOSIGNAL", "MSG_PEEK", "MSG_TRUNC", "MSG_WAITALL",
-    "MSG_ZEROCOPY",
-    "SHUT_RD", "SHUT_RDWR", "SHUT_WR", "SOCK_CLOEXEC", "SOCK_DGRAM", "SOCK_NONBLOCK",
-    "SOCK_STREAM", "SOL_SOCKET", "SOMAXCONN",
-    "SO_ACCEPTCONN", "SO_BROADCAST", "SO_DOMAIN", "SO_ERROR", "SO_KEEPALIVE", "SO_LINGER", "SO_OOBINLINE",
-    "SO_PROTOCOL", "SO_RCVBUF", "SO_RCVLOWAT", "SO_REUSEADDR", "SO_REUSEPORT", "SO_SNDBUF", "SO_TYPE", "SO_ZEROCOPY",
-    "TCP_CONGESTION", "TCP_CORK", "TCP_INFO", "TCP_KEEPCNT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_LINGER2",
-    "TCP_MAXSEG", "TCP_NODELAY", "TCP_QUICKACK", "TCP_USER_TIMEOUT", "UDP_GRO", "UDP_SEGMENT", "AddressFamily",
-    "SocketKind", "create_connection", "create_server", "error", "gaierror", "getaddrinfo", "getdefaulttimeout",
-    "gethostbyname", "has_dualstack_ipv6", "has_ipv6", "herror", "htonl", "htons", "inet_aton", "inet_ntoa",
+    "AF_INET", "AF_INET6", "AF_UNSPEC", "AI_CANONNAME", "AI_NUMERICHOST", "AI_PASSIVE", "CMSG_LEN",
+    "CMSG_SPACE", "EAI_FAMILY", "EAI_NONAME", "INADDR_ANY", "INADDR_BROADCAST", "INADDR_LOOPBACK",
+    "INADDR_NONE", "IPPROTO_ICMP", "IPPROTO_ICMPV6", "IPPROTO_IP", "IPPROTO_IPV6", "IPPROTO_RAW",
+    "IPPROTO_TCP", "IPPROTO_UDP", "IPV6_DONTFRAG", "IPV6_HOPLIMIT", "IPV6_MTU", "IPV6_MTU_DISCOVER",
+    "IPV6_MULTICAST_HOPS", "IPV6_PKTINFO", "IPV6_RECVHOPLIMIT", "IPV6_RECVPKTINFO", "IPV6_RECVTCLASS",
+    "IPV6_TCLASS", "IPV6_UNICAST_HOPS", "IPV6_V6ONLY", "IP_BIND_ADDRESS_NO_PORT", "IP_MTU", "IP_MTU_DISCOVER",
+    "IP_MULTICAST_TTL", "IP_PKTINFO", "IP_PMTUDISC_DO", "IP_PMTUDISC_WANT", "IP_RECVTOS", "IP_RECVTTL",
+    "IP_TOS", "IP_TTL", "MSG_CONFIRM", "MSG_CTRUNC", "MSG_DONTROUTE", "MSG_DONTWAIT", "MSG_EOR",
+    "MSG_ERRQUEUE", "MSG_MORE", "MSG_NOSIGNAL", "MSG_OOB", "MSG_PEEK", "MSG_TRUNC", "MSG_WAITALL",
+    "MSG_ZEROCOPY", "NI_DGRAM", "NI_NAMEREQD", "NI_NUMERICHOST", "NI_NUMERICSERV", "SHUT_RD", "SHUT_RDWR",
+    "SHUT_WR", "SOCK_CLOEXEC", "SOCK_DGRAM", "SOCK_NONBLOCK", "SOCK_STREAM", "SOL_SOCKET", "SOMAXCONN",
+    "SO_ACCEPTCONN", "SO_BROADCAST", "SO_DEBUG", "SO_DOMAIN", "SO_DONTROUTE", "SO_ERROR", "SO_KEEPALIVE",
+    "SO_LINGER", "SO_MARK", "SO_OOBINLINE", "SO_PRIORITY", "SO_PROTOCOL", "SO_RCVBUF", "SO_RCVLOWAT",
+    "SO_RCVTIMEO", "SO_REUSEADDR", "SO_REUSEPORT", "SO_SNDBUF", "SO_SNDLOWAT", "SO_SNDTIMEO", "SO_TYPE",
+    "SO_ZEROCOPY", "TCP_CONGESTION", "TCP_CORK", "TCP_DEFER_ACCEPT", "TCP_INFO", "TCP_KEEPCNT",
+    "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_LINGER2", "TCP_MAXSEG", "TCP_NODELAY", "TCP_NOTSENT_LOWAT",
+    "TCP_QUICKACK", "TCP_SYNCNT", "TCP_USER_TIMEOUT", "UDP_GRO", "UDP_SEGMENT", "AddressFamily", "SocketKind",
+    "SocketType", "create_connection", "create_server", "error", "gaierror", "getaddrinfo",
+    "getdefaulttimeout", "gethostbyname", "gethostname", "getnameinfo", "getprotobyname", "getservbyname",
+    "getservbyport", "has_dualstack_ipv6", "has_ipv6", "herror", "htonl", "htons", "inet_aton", "inet_ntoa",
     "inet_ntop", "inet_pton", "ntohl", "ntohs", "setdefaulttimeout", "socket", "timeout", "use",
 ]
 
@@ -126,6 +169,8 @@ has_ipv6 = True
 # linux/udp.h, udp(7); both are options at level IPPROTO_UDP and ancillary data.
 UDP_SEGMENT = 103           # bytes of each datagram that sent data are cut into
 UDP_GRO = 104               # datagrams that came together are received as one
+IP_PKTINFO = 8              # linux/in.h: the address and interface that a datagram came to
+IP_RECVTTL = 12
 IP_MTU_DISCOVER = 10        # linux/in.h; IP_PMTUDISC_WANT and IP_PMTUDISC_DO are its values here
 IP_MTU = 14                 # linux/in.h
 IP_PMTUDISC_WANT = 1
@@ -135,6 +180,7 @@ IPV6_MTU = 24
 SO_ZEROCOPY = 60            # asm-generic/socket.h
 MSG_ZEROCOPY = 0x4000000    # linux/socket.h
 
+SocketType = _Socket
 _chosen: Stack | None = None
 _default_timeout: float | None = None
 
@@ -240,9 +286,38 @@ class socket(_Socket):
         if self._io_refs <= 0:
             super().close()
 
+    @property
+    def family(self) -> AddressFamily:
+        """AF_INET or AF_INET6."""
+        return AddressFamily(super().family)
+
+    @property
+    def type(self) -> SocketKind:
+        """SOCK_STREAM or SOCK_DGRAM."""
+        return SocketKind(super().type)
+
     def detach(self) -> int:
-        """There is no descriptor to detach: raises OSError."""
-        raise OSError("a socket of a stack in user space has no descriptor to detach")
+        """There is no descriptor to detach: raises OSError (EOPNOTSUPP)."""
+        raise OSError(errno.EOPNOTSUPP, "a socket of a stack in user space has no descriptor to detach")
+
+    def dup(self) -> socket:
+        """A socket has one handle: raises OSError (EOPNOTSUPP; EBADF if it is closed)."""
+        self._open()
+        raise OSError(errno.EOPNOTSUPP, "a socket of a stack in user space has no descriptor to duplicate")
+
+    def get_inheritable(self) -> bool:
+        """False: a stack belongs to the process that made it."""
+        self._open()
+        return False
+
+    def set_inheritable(self, inheritable: bool) -> None:
+        """False changes nothing; True raises OSError (EOPNOTSUPP)."""
+        self._open()
+        if inheritable:
+            raise OSError(errno.EOPNOTSUPP, "a socket of a stack in user space is not inherited")
+
+    def _open(self) -> None:
+        self.getsockopt(SOL_SOCKET, SO_TYPE)        # EBADF of one that is closed
 
     def sendfile(
         self, file: IO[bytes] | int | None, offset: int | None = 0, count: int | None = None, *,
@@ -481,6 +556,22 @@ def gethostbyname(hostname: str) -> str:
         return inet_ntoa(inet_pton(AF_INET, hostname))
     except OSError:
         raise gaierror(EAI_NONAME, f"{hostname!r}: this stack resolves no names") from None
+
+
+def getnameinfo(sockaddr: tuple[Any, ...], flags: int) -> tuple[str, str]:
+    """(host, service) of an address: the host as a number, since no names are looked up; the service by /etc/services.
+
+    Raises gaierror if a name is wanted (NI_NAMEREQD) or the host is no numeric address.
+    """
+    if flags & NI_NAMEREQD:
+        raise gaierror(EAI_NONAME, "this stack resolves no names")
+    [(*_, (host, port, *_))] = getaddrinfo(sockaddr[0], sockaddr[1], type=SOCK_DGRAM)
+    if flags & NI_NUMERICSERV:
+        return host, str(port)
+    try:
+        return host, getservbyport(port, "udp" if flags & NI_DGRAM else "tcp")
+    except OSError:
+        return host, str(port)
 
 
 def _numeric(host: str | None, family: int, flags: int) -> list[tuple[int, str]]:

@@ -118,6 +118,7 @@
   X(C_TCP_COOKIE_BAD,       "tcp.cookie_bad",             "ACKs refused that carried no SYN cookie of ours, or an old one") \
   X(C_TCP_PACED,            "tcp.paced",                  "times that output waited for SO_MAX_PACING_RATE") \
   X(C_TCP_ACCEPT_DROP,      "tcp.accept_drop",            "handshakes held back: the accept queue was full") \
+  X(C_TCP_DEFERRED,         "tcp.deferred",               "handshakes held back until data comes: TCP_DEFER_ACCEPT") \
   X(C_TCP_OPEN_ACTIVE,      "tcp.open_active",            "connections opened by us") \
   X(C_TCP_OPEN_PASSIVE,     "tcp.open_passive",           "connections opened by a peer") \
   X(C_TCP_ESTABLISHED,      "tcp.established",            "connections that reached ESTABLISHED") \

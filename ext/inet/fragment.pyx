@@ -27,6 +27,11 @@ from ustack._core.wire.icmp cimport EXCEEDED_REASSEMBLY, ICMP_TIME_EXCEEDED
 from ustack._core.wire.icmp6 cimport EXCEEDED6_REASSEMBLY, ICMP6_TIME_EXCEEDED
 from ustack._core.wire.ip4 cimport IP4_LEN, ip4_header, ip4_set_whole
 
+cdef enum:
+    ECN_CE = 3                  # RFC 3168 5
+    NOT_ECT_SEEN = 1
+    CE_SEEN = 1 << 3
+
 cdef struct datagram:
     datagram *hash_next
     datagram *older             # in the order in which they began
@@ -38,6 +43,7 @@ cdef struct datagram:
     uint8_t version
     uint8_t proto
     bint void_                  # overlapped: nothing more is accepted until the time is up
+    uint8_t marks               # which of the four ECN marks its fragments have
     mblk *first                 # by offset (in mark); rptr at the payload, pkt_len of it
     mblk *last
     int pieces
@@ -217,6 +223,14 @@ cdef void overlap(datagram *d) noexcept nogil:
     d.void_ = True
 
 
+cdef int congestion_mark(uint8_t marks) noexcept nogil:
+    """What RFC 3168 5.3 makes of the marks of all fragments: CE if one has it, nothing (-1) of those that a sender of
+    one datagram cannot have set, as Linux has it; 0: that of the first."""
+    if marks & NOT_ECT_SEEN:
+        return 0 if marks == NOT_ECT_SEEN else -1
+    return ECN_CE if marks & CE_SEEN else 0
+
+
 cdef mblk *complete(datagram *d, ip_packet *ip) noexcept nogil:
     """All fragments are here: one chain, from the IP header of the first on."""
     cdef inet *net = d.net
@@ -226,6 +240,8 @@ cdef mblk *complete(datagram *d, ip_packet *ip) noexcept nogil:
     cdef uint32_t total = d.total
     cdef uint32_t most = d.most
     cdef uint8_t version = d.version
+    cdef int congested = congestion_mark(d.marks)
+    d.head.tos |= congested if congested > 0 else 0
     d.head.broadcast = ip.broadcast or d.head.broadcast
     d.head.ifp = ip.ifp         # that of the first fragment may have been removed since
     ip[0] = d.head
@@ -246,8 +262,8 @@ cdef mblk *complete(datagram *d, ip_packet *ip) noexcept nogil:
     m.gso_type = GSO_NONE
     m.hdr_len = 0
     forget(d)
-    if total > most:
-        count(&net.ctx.n, C_IP_FRAG_BAD)        # options on the first fragment only
+    if total > most or congested < 0:
+        count(&net.ctx.n, C_IP_FRAG_BAD)        # options on the first fragment only; marks that do not agree
         freemsg(m)
         return NULL
     if version == 4 and writable(m):
@@ -319,6 +335,7 @@ cdef mblk *account(datagram *d, mblk *m, const fragment *h, ip_packet *ip) noexc
     f.held += size
     d.pieces += 1
     d.have += h.length
+    d.marks |= 1 << (ip.tos & ECN_CE)
     if not h.more:
         d.total = h.offset + h.length
     if h.offset == 0:

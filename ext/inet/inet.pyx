@@ -78,6 +78,17 @@ cdef void inet_upcall(inet *net, int protocol, void *owner, ip_input_fn input, i
 
 
 # --- configuration --------------------------------------------------------------------------------------------
+cdef uint16_t free_index(const inet *net) noexcept nogil:
+    cdef uint16_t index = 0
+    cdef int i = 0
+    while i < net.nifs:
+        if net.ifs[i].index == index:
+            index += 1
+            i = -1
+        i += 1
+    return index
+
+
 cdef int inet_add_if(inet *net, netif *ifp) noexcept nogil:
     """-EEXIST, -ENOSPC. Addresses that the interface has already are taken as if added now."""
     cdef int i
@@ -86,6 +97,7 @@ cdef int inet_add_if(inet *net, netif *ifp) noexcept nogil:
             return -EEXIST
     if net.nifs == IF_MAX:
         return -ENOSPC
+    ifp.index = free_index(net)
     net.ifs[net.nifs] = ifp
     net.nifs += 1
     net.generation += 1

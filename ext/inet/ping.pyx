@@ -14,9 +14,10 @@ from ustack._core.base.ready cimport ready_forget, ready_post
 from ustack._core.base.rng cimport rng_next
 from ustack._core.inet.demux cimport (FLOW_V6, flow_any, flow_entry, flow_find_local, flow_insert, flow_remove,
                                       flow_table_free, flow_table_init)
-from ustack._core.inet.inet cimport (ICMP_ERR_TOO_BIG, IP_DF, icmp_errno, inet, ip_error, ip_output, ip_packet,
+from ustack._core.inet.inet cimport (ICMP_ERR_TOO_BIG, IP_DF, inet, ip_error, ip_output, ip_packet,
                                      path_check, path_pseudo, path_release, path_resolve, path_room)
 from ustack._core.inet.pmtu cimport pmtu_learn
+from ustack._core.inet.verdict cimport icmp_verdict
 from ustack._core.mem.arena cimport HEADER_SIZE, KEEP_LAST, KEEP_SHARE, arena_may_keep
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport (alloc_header, allocb, dupmsg, freelist, freemsg, linkb, mblk, msgcsum, msgdsize,
@@ -236,7 +237,7 @@ cdef void ping_error(void *owner, const ip_error *e) noexcept nogil:
         pmtu_learn(g.net, &e.dst, e.mtu)
         if not p.df:
             return              # the next one goes in fragments
-    p.error = icmp_errno(e.kind)
+    p.error = icmp_verdict(e)
     p.error_type = e.type
     p.error_code = e.code
     p.error_from = e.reporter

@@ -11,6 +11,9 @@ cdef enum:
 # Of either version.
 cdef ipaddr parse_host(object host) except *
 cdef object format_host(const ipaddr *a)
+# 16 bytes in network order.
+cdef ipaddr from_bytes6(bytes raw)
+cdef bytes to_bytes6(const ipaddr *a)
 # What sockets of a family take: ("host", port), for AF_INET6 also ("host", port, flowinfo, scope_id).
 cdef int parse_endpoint(int family, object address, ipaddr *host, uint16_t *port, object what) except -1
 cdef object format_endpoint(int family, const ipaddr *a, uint16_t port)

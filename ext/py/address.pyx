@@ -29,6 +29,10 @@ cdef ipaddr from_bytes6(bytes raw):
     return a
 
 
+cdef bytes to_bytes6(const ipaddr *a):
+    return int(a.hi).to_bytes(8, "big") + int(a.lo).to_bytes(8, "big")
+
+
 cdef ipaddr parse4(str host) except *:
     """A numeric IPv4 address, '' (any), 'localhost' or '<broadcast>'."""
     try:
@@ -67,7 +71,7 @@ cdef ipaddr parse_host(object host) except *:
 cdef object format_host(const ipaddr *a):
     if ip_is4(a):
         return _stdlib.inet_ntoa(int(ip_to4(a)).to_bytes(4, "big"))
-    return _stdlib.inet_ntop(_stdlib.AF_INET6, int(a.hi).to_bytes(8, "big") + int(a.lo).to_bytes(8, "big"))
+    return _stdlib.inet_ntop(_stdlib.AF_INET6, to_bytes6(a))
 
 
 cdef int parse_endpoint(int family, object address, ipaddr *host, uint16_t *port, object what) except -1:

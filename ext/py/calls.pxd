@@ -38,6 +38,10 @@ cdef int call_accept(driver *d, sock *s, ns_t deadline, bint main_thread, sock *
 # connected peer.
 cdef int call_sendto(driver *d, sock *s, mblk *taken, const ipaddr *to, uint16_t port, int gso_size,
                      ns_t deadline, bint main_thread) noexcept nogil
+# The same with what the endpoint has of its own changed for this one (-1: not; from_ NULL: not); -EINVAL: from_ is not
+# an address of ours.
+cdef int call_sendto_as(driver *d, sock *s, mblk *taken, const ipaddr *to, uint16_t port, int gso_size, int ttl,
+                        int tos, const ipaddr *from_) noexcept nogil
 cdef int call_recvfrom(driver *d, sock *s, bint peek, ns_t deadline, bint main_thread, mblk **out,
                        udp_meta *meta) noexcept nogil
 # Many of them, with one lock: send the messages of the list *left (by next), waiting for room if the deadline allows;

@@ -6,12 +6,13 @@ it and copy afterwards (in socket.pyx).
 
 from libc.errno cimport EAGAIN, EBADF, EDESTADDRREQ, EINPROGRESS, EINTR, EINVAL, ENOBUFS
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from ustack._core.base.addr cimport ipaddr
 from ustack._core.base.codes cimport EV_IN, EV_OUT
 from ustack._core.base.ledger cimport LR_TX_COPY
 from ustack._core.base.types cimport ns_t
+from ustack._core.inet.inet cimport inet_is_local, path_release
 from ustack._core.inet.ping cimport ping_meta, ping_recv, ping_send, ping_take_error
 from ustack._core.mem.arena cimport SEND_SHARE, arena_may_send
 from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgcopyin, msgcopyin_csum
@@ -25,7 +26,8 @@ from ustack._core.tcp.tcp cimport (
     tcp_connect_result, tcp_recv, tcp_send, tcp_send_hint, tcp_send_memory, tcp_send_room,
     tcp_send_wait, tcp_state)
 from ustack._core.udp.udp cimport (
-    UDP_OWN_SIZE, udp_connect, udp_meta, udp_recv, udp_room, udp_send, udp_take, udp_take_error, udp_train)
+    UDP_OWN_SIZE, udp_bind_lazily, udp_connect, udp_meta, udp_pcb, udp_recv, udp_room, udp_send, udp_take,
+    udp_take_error, udp_train)
 
 cdef enum:
     LATE_WRITE = 32768          # the odd end of so large a write may wait a moment for the next one
@@ -304,6 +306,50 @@ cdef int call_sendto(driver *d, sock *s, mblk *taken, const ipaddr *to, uint16_t
     return r
 
 
+cdef int send_as(sock *s, mblk *taken, const ipaddr *to, uint16_t port, int gso_size, int ttl, int tos,
+                 const ipaddr *from_) noexcept nogil:
+    cdef udp_pcb *p = s.udp
+    cdef udp_pcb own = p[0]
+    cdef int r
+    if from_ != NULL and not inet_is_local(&s.eng.net, from_, NULL):
+        freemsg(taken)
+        return -EINVAL
+    if ttl >= 0:
+        p.ttl = p.group_ttl = <uint8_t>ttl
+    if tos >= 0:
+        p.tos = <uint8_t>tos
+    if from_ != NULL:
+        path_release(&s.eng.net, &p.way)        # it has the other source address
+        r = udp_bind_lazily(p)
+        if r == 0:
+            own.entry.key.laddr = p.entry.key.laddr
+            p.entry.key.laddr = from_[0]
+            r = udp_send(p, taken, to, port, gso_size)
+            p.entry.key.laddr = own.entry.key.laddr
+            path_release(&s.eng.net, &p.way)
+        else:
+            freemsg(taken)
+    else:
+        r = udp_send(p, taken, to, port, gso_size)
+    p.ttl = own.ttl
+    p.group_ttl = own.group_ttl
+    p.tos = own.tos
+    return r
+
+
+cdef int call_sendto_as(driver *d, sock *s, mblk *taken, const ipaddr *to, uint16_t port, int gso_size, int ttl,
+                        int tos, const ipaddr *from_) noexcept nogil:
+    cdef int r
+    driver_lock(d)
+    if s.closed or s.kind != SOCK_UDP:
+        freemsg(taken)
+        r = -EBADF if s.closed else -EINVAL
+    else:
+        r = send_as(s, taken, to, port, gso_size, ttl, tos, from_)
+    driver_flush_unlock(d)
+    return r
+
+
 cdef mblk *recv_ping(sock *s, udp_meta *meta, bint peek) noexcept nogil:
     """The payload of an echo reply; its sequence number stands in for the sender's port."""
     cdef ping_meta reply
@@ -331,6 +377,8 @@ cdef int call_recvfrom(driver *d, sock *s, bint peek, ns_t deadline, bint main_t
         if out[0] != NULL:
             break
         r = take_error(s)
+        if r == 0 and deadline != NO_WAIT and s.kind == SOCK_UDP and s.udp.shut_rd:
+            break                       # nothing will come: the end, as on Linux
         if r == 0:
             r = pause(d, s, EV_IN, deadline, main_thread, &tried)
         if r != 0:

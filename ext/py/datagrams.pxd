@@ -14,6 +14,7 @@ cdef list recv_datagrams(driver *d, sock *s, int max, size_t size, ns_t deadline
 # [(length, address)]: the k-th at offset k * stride of `to`. whole: the length that it had, even where it was cut.
 cdef list recv_datagrams_into(driver *d, sock *s, char *to, size_t stride, int max, bint whole, ns_t deadline,
                               bint main_thread)
-# (length, ancillary data, flags, address) of one datagram, cut where `views`, writable memoryviews of bytes, end.
-cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, bint peek, ns_t deadline,
+# (length, ancillary data, flags, address) of one datagram, cut where `views`, writable memoryviews of bytes, end. kept:
+# the options that ask for ancillary data (see ancillary.pxd).
+cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, dict kept, bint peek, ns_t deadline,
                           bint main_thread)

@@ -3,8 +3,6 @@
 User memory is copied from before the engine's lock is taken, and to after it is let go.
 """
 
-import struct
-
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
@@ -17,6 +15,7 @@ from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
 from ustack._core.base.types cimport ns_t
 from ustack._core.mem.mblk cimport freelist, freemsg, mblk, msgbytes, msgcopyin, msgcopyout
 from ustack._core.py.address cimport AF_INET, AF_INET6, format_endpoint, parse_endpoint
+from ustack._core.py.ancillary cimport ancillary_in
 from ustack._core.py.calls cimport NO_WAIT, call_recv_many, call_recvfrom, call_send_many
 from ustack._core.py.driver cimport driver
 from ustack._core.py.errors cimport fail
@@ -25,11 +24,7 @@ from ustack._core.udp.udp cimport udp_meta
 
 cdef enum:
     LONGEST = 65535             # of what can be a datagram at all: the protocol says what is too long
-    MSG_CTRUNC = 8
     MSG_TRUNC = 0x20
-    CMSG_LEN_INT = 20           # of one ancillary int on 64-bit Linux (cmsg(3))
-    SOL_UDP = 17
-    UDP_GRO = 104
 
 
 cdef int stopped(int r, ns_t deadline) except -1:
@@ -177,7 +172,7 @@ cdef list recv_datagrams_into(driver *d, sock *s, char *to, size_t stride, int m
     return result
 
 
-cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, bint peek, ns_t deadline,
+cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, dict kept, bint peek, ns_t deadline,
                           bint main_thread):
     cdef udp_meta meta
     cdef mblk *m = NULL
@@ -193,6 +188,8 @@ cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, bint
         PyErr_CheckSignals()
     if r != 0:
         stopped(r, deadline)
+    if m == NULL:
+        return 0, [], 0, None           # receiving was shut down
     try:
         for view in views:
             PyObject_GetBuffer(view, &b, PyBUF_CONTIG)
@@ -202,9 +199,5 @@ cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, bint
             flags |= MSG_TRUNC
     finally:
         freemsg(m)
-    anc = []
-    if meta.gso_size and ancillary >= CMSG_LEN_INT:
-        anc.append((SOL_UDP, UDP_GRO, struct.pack("i", meta.gso_size)))
-    elif meta.gso_size:
-        flags |= MSG_CTRUNC
-    return at, anc, flags, format_endpoint(family_of(s), &meta.src, meta.sport)
+    anc, cut = ancillary_in(d, s, kept, &meta, ancillary)
+    return at, anc, flags | cut, format_endpoint(family_of(s), &meta.src, meta.sport)

@@ -12,10 +12,11 @@ from ustack._core.py.driver cimport driver, driver_lock, driver_unlock
 from ustack._core.py.errors cimport fail
 from ustack._core.stack.sockets cimport SOCK_TCP, SOCK_UDP, sock
 from ustack._core.tcp.tcp cimport (
-    TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2,
-    TCPO_MAX_PACING_RATE, TCPO_MAXSEG, TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT,
-    TCPO_REUSEADDR, TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_SYNCNT, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPO_V6ONLY,
-    TCPS_LISTEN, tcp_get_congestion, tcp_get_info, tcp_getopt, tcp_info, tcp_setopt, tcp_state, tcp_take_any_error)
+    TCPO_CORK, TCPO_DEFER_ACCEPT, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER,
+    TCPO_LINGER2, TCPO_MAX_PACING_RATE, TCPO_MAXSEG, TCPO_NODELAY, TCPO_NOTSENT_LOWAT, TCPO_OOBINLINE,
+    TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT, TCPO_REUSEADDR, TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_SYNCNT,
+    TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPO_V6ONLY, TCPS_LISTEN, tcp_get_congestion, tcp_get_info,
+    tcp_getopt, tcp_info, tcp_setopt, tcp_state, tcp_take_any_error)
 from ustack._core.udp.udp cimport udp_pcb, udp_take_error
 
 cdef enum:
@@ -32,6 +33,7 @@ cdef enum:
     SO_LINGER = 13
     SO_REUSEPORT = 15
     SO_RCVLOWAT = 18
+    SO_SNDLOWAT = 19
     SO_MAX_PACING_RATE = 47
     SO_ACCEPTCONN = 30
     SO_PROTOCOL = 38
@@ -41,12 +43,14 @@ cdef enum:
     IP_TTL = 2
     IP_MTU_DISCOVER = 10
     IP_MTU = 14
+    IP_MULTICAST_TTL = 33
     IPPROTO_TCP = 6
     IPPROTO_UDP = 17
     UDP_SEGMENT = 103           # linux/udp.h
     UDP_GRO = 104
     IPPROTO_IPV6 = 41
     IPV6_UNICAST_HOPS = 16
+    IPV6_MULTICAST_HOPS = 18
     IPV6_MTU_DISCOVER = 23
     IPV6_MTU = 24
     IPV6_V6ONLY = 26
@@ -54,6 +58,8 @@ cdef enum:
     IPV6_TCLASS = 67
     PMTUDISC_WANT = 1
     PMTUDISC_DO = 2
+    PMTUDISC_PROBE = 3
+    PMTUDISC_OMIT = 5
     DEFAULT_HOPS = 64
     NO_THRESHOLD = 1 << 30      # CWND_MAX: slow start has not ended yet
 
@@ -66,8 +72,10 @@ cdef enum:
     TCP_KEEPCNT = 6
     TCP_SYNCNT = 7
     TCP_LINGER2 = 8
+    TCP_DEFER_ACCEPT = 9
     TCP_QUICKACK = 12
     TCP_USER_TIMEOUT = 18
+    TCP_NOTSENT_LOWAT = 25
 
 
 cdef int tcp_option(int level, int name) noexcept nogil:
@@ -99,6 +107,10 @@ cdef int tcp_option(int level, int name) noexcept nogil:
         return TCPO_LINGER2
     if name == TCP_QUICKACK:
         return TCPO_QUICKACK
+    if name == TCP_DEFER_ACCEPT:
+        return TCPO_DEFER_ACCEPT
+    if name == TCP_NOTSENT_LOWAT:
+        return TCPO_NOTSENT_LOWAT
     if name == TCP_USER_TIMEOUT:
         return TCPO_USER_TIMEOUT
     return 0
@@ -127,12 +139,14 @@ cdef int socket_option(int name) noexcept nogil:
 
 
 cdef int discover(sock *s, int64_t *value, bint write) noexcept nogil:
-    """IP_MTU_DISCOVER of a datagram endpoint: cut to what is known of the path (WANT), refuse what is larger (DO)."""
-    if write and not 0 <= value[0] <= PMTUDISC_DO:
+    """IP_MTU_DISCOVER of a datagram endpoint: refuse what is larger than the path is known to carry (DO, PROBE), or cut
+    to that (all others: nothing goes with DF that might not fit)."""
+    if write and not 0 <= value[0] <= PMTUDISC_OMIT:
         return -EINVAL
     if write:
-        s.udp.df = value[0] == PMTUDISC_DO
-    value[0] = PMTUDISC_DO if s.udp.df else PMTUDISC_WANT
+        s.udp.discover = <uint8_t>value[0]
+        s.udp.df = value[0] == PMTUDISC_DO or value[0] == PMTUDISC_PROBE
+    value[0] = s.udp.discover
     return 0
 
 
@@ -172,6 +186,10 @@ cdef int udp_option(sock *s, int level, int name, int64_t *value, bint write) no
         if write:
             s.udp.tos = <unsigned char>value[0]
         value[0] = s.udp.tos
+    elif level == IPPROTO_IP and name == IP_MULTICAST_TTL:
+        if write and value[0] == -1:
+            value[0] = 1
+        return byte_option(&s.udp.group_ttl, value, write, 0)
     elif level == IPPROTO_IP and name == IP_MTU_DISCOVER:
         return discover(s, value, write)
     elif level == IPPROTO_IP and name == IP_MTU and not write:
@@ -226,6 +244,10 @@ cdef int datagram_option6(sock *s, int name, int64_t *value, bint write) noexcep
         return byte_option(&s.udp.ttl if s.kind == SOCK_UDP else &s.ping.ttl, value, write, 1)
     if name == IPV6_TCLASS:
         return byte_option(&s.udp.tos if s.kind == SOCK_UDP else &s.ping.tos, value, write, 0)
+    if s.kind == SOCK_UDP and name == IPV6_MULTICAST_HOPS:
+        if write and value[0] == -1:
+            value[0] = 1
+        return byte_option(&s.udp.group_ttl, value, write, 0)
     if s.kind == SOCK_UDP and name == IPV6_V6ONLY:
         return v6only(s.udp, value, write)
     if name == IPV6_DONTFRAG:
@@ -287,6 +309,9 @@ cdef int option_get(sock *s, int level, int name, int64_t *value) noexcept nogil
         return path_option(s, name, value)
     if level == SOL_SOCKET and name == SO_BROADCAST:
         value[0] = 0
+        return 0
+    if level == SOL_SOCKET and name == SO_SNDLOWAT:
+        value[0] = 1                # it cannot be changed, as on Linux
         return 0
     option = tcp_option(level, name)
     return tcp_getopt(s.tcp, option, value) if option else -ENOPROTOOPT

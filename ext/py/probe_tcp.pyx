@@ -37,7 +37,8 @@ STATES = {1: "ESTABLISHED", 2: "SYN-SENT", 3: "SYN-RECEIVED", 4: "FIN-WAIT-1", 5
           7: "CLOSED", 8: "CLOSE-WAIT", 9: "LAST-ACK", 10: "LISTEN", 11: "CLOSING"}
 OPTIONS = {"nodelay": 1, "maxseg": 2, "keepalive": 3, "keepidle": 4, "keepintvl": 5, "keepcnt": 6, "linger": 7,
            "linger2": 8, "user_timeout": 9, "sndbuf": 10, "rcvbuf": 11, "reuseaddr": 12, "reuseport": 13, "cork": 14,
-           "quickack": 15, "tos": 16, "ttl": 17, "oobinline": 18, "rcvlowat": 19, "max_pacing_rate": 20, "syncnt": 21}
+           "quickack": 15, "tos": 16, "ttl": 17, "oobinline": 18, "rcvlowat": 19, "max_pacing_rate": 20, "syncnt": 21,
+           "notsent_lowat": 22, "defer": 23}
 COOKIES = {"auto": TCP_COOKIES_AUTO, "never": TCP_COOKIES_NEVER, "always": TCP_COOKIES_ALWAYS}
 
 

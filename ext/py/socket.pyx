@@ -15,7 +15,7 @@ from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObje
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport (
-    EAGAIN, EBADF, EDESTADDRREQ, EINTR, EINVAL, ENOBUFS, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP)
+    EAGAIN, EBADF, EDESTADDRREQ, EDOM, EFAULT, EINPROGRESS, EINTR, EINVAL, ENOBUFS, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP)
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
@@ -25,10 +25,11 @@ from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
 from ustack._core.base.types cimport NS_NEVER, ns_t
 from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgcopyin, msgcopyout, msgdsize
 from ustack._core.py.address cimport AF_INET, AF_INET6, format_endpoint, parse_endpoint
+from ustack._core.py.ancillary cimport ancillary_out, kept_option, manner
 from ustack._core.py.buffers cimport wrap_mblk
 from ustack._core.py.calls cimport (
     NO_WAIT, call_accept, call_connect, call_connect_wait, call_recv, call_recv_now, call_recvfrom, call_send,
-    call_sendto)
+    call_sendto, call_sendto_as)
 from ustack._core.py.datagrams cimport recv_datagrams, recv_datagrams_into, recv_scattered, send_datagrams
 from ustack._core.py.direct cimport collect, opt_in, opted_in, send_in_place
 from ustack._core.py.driver cimport (
@@ -41,7 +42,8 @@ from ustack._core.py.stack cimport Stack
 from ustack._core.stack.sockets cimport (
     SOCK_PING, SOCK_TCP, SOCK_UDP, sock, sock_bind_ping, sock_close, sock_events, sock_free, sock_new)
 from ustack._core.tcp.tcp cimport (
-    TCPO_LINGER, tcp_bind, tcp_getopt, tcp_listen, tcp_local, tcp_remote, tcp_set_congestion, tcp_shutdown, tcp_state,
+    TCPO_LINGER, tcp_bind, tcp_getopt, tcp_listen, tcp_local, tcp_remote, tcp_send_room, tcp_set_congestion,
+    tcp_shutdown, tcp_state,
     tcp_unacked)
 from ustack._core.udp.udp cimport UDP_OWN_SIZE, udp_bind, udp_disconnect, udp_meta
 
@@ -56,12 +58,15 @@ cdef enum:
     MSG_TRUNC = 0x20
     MSG_DONTWAIT = 0x40
     MSG_WAITALL = 0x100
+    MSG_ERRQUEUE = 0x2000
     MSG_MORE = 0x8000
     MSG_ZEROCOPY = 0x4000000
     KNOWN_FLAGS = 2 | 0x20 | 0x40 | 0x100 | 0x4000 | 0x8000     # with MSG_NOSIGNAL
     SOL_SOCKET = 1
     SO_TYPE = 3
     SO_LINGER = 13
+    SO_RCVTIMEO = 20
+    SO_SNDTIMEO = 21
     SO_MAX_PACING_RATE = 47
     SO_PROTOCOL = 38
     SO_DOMAIN = 39
@@ -92,6 +97,11 @@ cdef int alone(object direct, bint zerocopy) except -1:
     if zerocopy or direct is not False:
         raise ValueError("cow, direct and zerocopy exclude each other")
     return 0
+
+
+cdef object no_error_queue():
+    """MSG_ERRQUEUE: there is none (IP_RECVERR is not offered), which Linux tells in this way, at once."""
+    raise BlockingIOError(EAGAIN, "Resource temporarily unavailable")
 
 
 def _send_cow(*args):
@@ -190,6 +200,25 @@ cdef class Socket:
             return NO_WAIT
         return clock_now() + self.timeout_ns
 
+    cdef ns_t deadline_in(self, int flags) noexcept:
+        """Of a call that receives; SO_RCVTIMEO counts for sockets that block."""
+        if flags & MSG_DONTWAIT:
+            return NO_WAIT
+        if self.timeout_ns < 0 and self.rcvtimeo:
+            return clock_now() + self.rcvtimeo
+        return self.deadline()
+
+    cdef ns_t deadline_out(self, int flags) noexcept:
+        if flags & MSG_DONTWAIT:
+            return NO_WAIT
+        if self.timeout_ns < 0 and self.sndtimeo:
+            return clock_now() + self.sndtimeo
+        return self.deadline()
+
+    cdef object late(self, ns_t deadline):
+        """A deadline has passed: TimeoutError for settimeout()'s, EAGAIN for that of SO_RCVTIMEO and SO_SNDTIMEO."""
+        timed_out(0 if deadline == NO_WAIT or self.timeout_ns < 0 else 1)
+
     def _need(self, int kind, str call):
         if self.s.kind != kind:
             raise OSError(EOPNOTSUPP, f"{call}(): Operation not supported on this type of socket")
@@ -198,16 +227,18 @@ cdef class Socket:
 
     def settimeout(self, value):
         """None: wait for ever; 0: never wait; else seconds. A stack on a VirtualClock never waits."""
+        if value is not None and value < 0:
+            raise ValueError("Timeout value out of range")
+        if value is not None and value > 9e9:
+            raise OverflowError("timeout is too large")
+        if self.closed:
+            raise OSError(EBADF, "Bad file descriptor")
+        if self.d.manual and (value is None or value > 0):
+            raise ValueError("a stack on a VirtualClock never waits: use non-blocking calls and advance_to()")
         if value is None:
-            if self.d.manual:
-                raise ValueError("a stack on a VirtualClock never waits: use non-blocking calls and advance_to()")
             self.timeout_ns = -1
             return
-        if value < 0:
-            raise ValueError("Timeout value out of range")
-        if value > 0 and self.d.manual:
-            raise ValueError("a stack on a VirtualClock never waits: use non-blocking calls and advance_to()")
-        self.timeout_ns = <ns_t>min(value * 1e9, 4e18)
+        self.timeout_ns = <ns_t>(value * 1e9)
         if value > 0 and self.timeout_ns == 0:
             self.timeout_ns = 1
 
@@ -333,18 +364,20 @@ cdef class Socket:
         if self.s != NULL and self.s.kind == SOCK_UDP and address is not None and address[0] is None:
             return self._disconnect()
         parse_endpoint(self.family, address, &host, &port, "connect")
+        if self.closed:
+            return -EBADF
         self.enter()
         try:
             if self.s.kind == SOCK_PING:
                 raise OSError(EOPNOTSUPP, "connect(): Operation not supported on this type of socket")
-            deadline = self.deadline()
+            deadline = self.deadline_out(0)
             with nogil:
                 r = call_connect(self.d, self.s, &host, port, deadline, main_thread)
             while r == -EINTR:
                 PyErr_CheckSignals()
                 with nogil:
                     r = call_connect_wait(self.d, self.s, deadline, main_thread)
-            return r
+            return -EINPROGRESS if r == -EAGAIN and self.timeout_ns < 0 else r
         finally:
             self.leave()
 
@@ -368,7 +401,7 @@ cdef class Socket:
         self.enter()
         try:
             self._need(SOCK_TCP, "accept")
-            deadline = self.deadline()
+            deadline = self.deadline_in(0)
             while True:
                 with nogil:
                     r = call_accept(self.d, self.s, deadline, main_thread, &child)
@@ -378,11 +411,14 @@ cdef class Socket:
         finally:
             self.leave()
         if r == -EAGAIN:
-            timed_out(self.timeout_ns)
+            self.late(deadline)
         check(r, "cannot accept")
         made = Socket.__new__(type(self), self.stack, self.family, self.type, self.proto, _accepted=True)
         made.s = child
         made.closed = False
+        made.rcvtimeo = self.rcvtimeo
+        made.sndtimeo = self.sndtimeo
+        made.kept = None if self.kept is None else dict(self.kept)
         _open.add(made)
         return made
 
@@ -400,11 +436,13 @@ cdef class Socket:
     cdef size_t _send_bytes(self, const char *p, size_t n, int flags, bint partial) except? 0:
         """Send n bytes of a stream; returns how many went. Raises if none did."""
         cdef size_t done = 0
-        cdef ns_t deadline = NO_WAIT if flags & MSG_DONTWAIT else self.deadline()
+        cdef ns_t deadline = self.deadline_out(flags)
         cdef bint main_thread = False
         cdef bint more = flags & MSG_MORE != 0
         cdef mblk *kept = NULL
         cdef int r
+        if n == 0:
+            return self._send_nothing()
         if deadline == NO_WAIT and n <= GIL_BYTES:
             r = call_send(self.d, self.s, p, n, more, partial, NO_WAIT, False, &done, &kept)
         else:
@@ -422,8 +460,19 @@ cdef class Socket:
         if r == 0 or (partial and done):
             return done
         if r == -EAGAIN:
-            timed_out(0 if deadline == NO_WAIT else 1)
+            self.late(deadline)
         fail(r)
+        return 0
+
+    cdef int _send_nothing(self) except -1:
+        """No bytes: 0, or the error that some would have had."""
+        cdef int64_t r
+        with nogil:
+            driver_lock(self.d)
+            r = -EBADF if self.s.closed else tcp_send_room(self.s.tcp)
+            driver_unlock(self.d)
+        if r < 0:
+            fail(<int>r)
         return 0
 
     def send(self, data, int flags=0, *, direct=False, bint zerocopy=False, bint cow=False) -> int:
@@ -483,8 +532,7 @@ cdef class Socket:
                 return
             PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
             try:
-                if b.len:
-                    self._send_bytes(<const char *>b.buf, b.len, flags, False)
+                self._send_bytes(<const char *>b.buf, b.len, flags, False)
             finally:
                 PyBuffer_Release(&b)
         finally:
@@ -526,10 +574,16 @@ cdef class Socket:
         finally:
             self.leave()
 
-    def _send_datagram(self, data, address, int flags, int gso_size=UDP_OWN_SIZE):
+    def _send_datagram(self, data, address, int flags):
+        return self._send_one(data, address, flags, NULL)
+
+    cdef object _send_one(self, object data, object address, int flags, const manner *how):
+        """how: NULL, or what the datagram has instead of what the endpoint has."""
         cdef Py_buffer b
         cdef mblk *m = NULL
         cdef ssize_t n
+        if flags & MSG_OOB:
+            raise OSError(EOPNOTSUPP, "datagrams have no urgent data")
         if self.s.kind == SOCK_PING:
             data, address = _echo_request(self.family, data, address)
         PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
@@ -541,10 +595,10 @@ cdef class Socket:
             raise OSError(90, "Message too long")
         if m == NULL:
             fail(-ENOBUFS)
-        return self._post_datagram(m, n, address, flags, gso_size)
+        return self._post_datagram(m, n, address, how)
 
-    cdef object _post_datagram(self, mblk *m, ssize_t n, object address, int flags, int gso_size):
-        """Send a message block as one datagram (or a train of gso_size ones); takes it."""
+    cdef object _post_datagram(self, mblk *m, ssize_t n, object address, const manner *how):
+        """Send a message block as one datagram (or a train of them); takes it."""
         cdef ipaddr host
         cdef ipaddr *to = NULL
         cdef uint16_t port = 0
@@ -556,22 +610,25 @@ cdef class Socket:
                 freemsg(m)
                 raise
             to = &host
-        r = call_sendto(self.d, self.s, m, to, port, gso_size, NO_WAIT, False)
+        if how == NULL or how.ttl < 0 and how.tos < 0 and not how.sourced:
+            r = call_sendto(self.d, self.s, m, to, port, UDP_OWN_SIZE if how == NULL else how.gso_size, NO_WAIT, False)
+        else:
+            r = call_sendto_as(self.d, self.s, m, to, port, how.gso_size, how.ttl, how.tos,
+                               &how.source if how.sourced else NULL)
         check(r)
         return n
 
     def sendmsg(self, buffers, ancdata=(), int flags=0, address=None) -> int:
-        """Send several buffers as one; ancillary data: only (IPPROTO_UDP, UDP_SEGMENT, size as bytes).
+        """Send several buffers as one. Ancillary data of a datagram, each counting instead of what the socket has:
+        (IPPROTO_IP, IP_TTL or IP_TOS or IP_PKTINFO), (IPPROTO_IPV6, IPV6_HOPLIMIT or IPV6_TCLASS or IPV6_PKTINFO),
+        (IPPROTO_UDP, UDP_SEGMENT, size as bytes); others raise OSError (EINVAL).
 
-        With a segment size, which counts instead of the socket's own, they go as datagrams of that size, the last
-        one shorter, at most 128 and 65,507 bytes in all (udp(7)).
+        With a segment size they go as datagrams of that size, the last one shorter, at most 128 and 65,507 bytes in
+        all (udp(7)).
         """
         cdef size_t total = 0
-        cdef int gso_size = UDP_OWN_SIZE
-        for size in [_segment_size(item) for item in ancdata]:
-            if not 0 <= size <= 65535:
-                raise OSError(EINVAL, "sendmsg(): of ancillary data only UDP_SEGMENT, 0 to 65535, is known here")
-            gso_size = size
+        cdef manner how
+        ancillary_out(ancdata, &how)
         if address is not None and not isinstance(address, tuple):
             raise TypeError(f"sendmsg(): an address must be a tuple, not {type(address).__name__}")
         views = [memoryview(b).cast("B") for b in buffers]
@@ -579,9 +636,11 @@ cdef class Socket:
             self.enter()
             try:
                 whole = views[0] if len(views) == 1 else b"".join(views)
-                return self._send_datagram(whole, address, flags, gso_size)
+                return self._send_one(whole, address, flags, &how)
             finally:
                 self.leave()
+        if not views:
+            return self.send(b"", flags)
         for k, view in enumerate(views):
             more = flags | (MSG_MORE if k + 1 < len(views) else 0)
             try:
@@ -609,7 +668,9 @@ cdef class Socket:
             if isinstance(buffers, (bytes, bytearray, str)):
                 raise TypeError(f"sendmmsg() takes an iterable of buffers, not {type(buffers).__name__}")
             return send_datagrams(self.d, self.s, buffers, address,
-                                  NO_WAIT if flags & MSG_DONTWAIT else self.deadline(), on_main_thread())
+                                  self.deadline_out(flags), on_main_thread())
+        except TimeoutError:
+            self.late(1)
         finally:
             self.leave()
 
@@ -623,9 +684,11 @@ cdef class Socket:
         cdef bint peek = flags & MSG_PEEK != 0
         if flags & MSG_OOB:
             raise OSError(EINVAL, "urgent data stays in the stream")
+        if flags & MSG_ERRQUEUE:
+            no_error_queue()
         cdef int r = call_recv_now(self.d, self.s, n, peek, &m)
         if r == -EAGAIN:
-            deadline = NO_WAIT if flags & MSG_DONTWAIT else self.deadline()
+            deadline = self.deadline_in(flags)
             main_thread = on_main_thread()
             while True:
                 with nogil:
@@ -634,7 +697,7 @@ cdef class Socket:
                     break
                 PyErr_CheckSignals()
             if r == -EAGAIN:
-                timed_out(0 if deadline == NO_WAIT else 1)
+                self.late(deadline)
         if r != 0:
             fail(r)
         return m
@@ -657,14 +720,14 @@ cdef class Socket:
         cdef size_t n
         if bufsize < 0:
             raise ValueError("negative buffersize in recv")
+        if bufsize == 0:
+            return b""                  # nothing is asked, as with the standard socket
         self.enter()
         try:
             if self.s.kind != SOCK_TCP:
                 return self._recv_datagram(bufsize, flags)[0]
             if flags & MSG_WAITALL and not flags & MSG_PEEK:
                 return self._recv_all(bufsize, flags)
-            if bufsize == 0:
-                return b""
             m = self._take(bufsize, flags)
             if m == NULL:
                 return b""
@@ -700,20 +763,22 @@ cdef class Socket:
         if nbytes < 0:
             raise ValueError("negative buffersize in recv_into")
         _writable(buffer, &b)
-        try:
-            self.enter()
-        except BaseException:
-            PyBuffer_Release(&b)
-            raise
+        n = nbytes if nbytes else b.len
         try:
             if nbytes > b.len:
                 raise ValueError("buffer too small for requested bytes")
-            n = nbytes if nbytes else b.len
+            if n:
+                self.enter()
+        except BaseException:
+            PyBuffer_Release(&b)
+            raise
+        if n == 0:
+            PyBuffer_Release(&b)
+            return 0                    # nothing is asked, as with the standard socket
+        try:
             if self.s.kind != SOCK_TCP:
                 self._need(SOCK_UDP, "recv_into")
                 return self._recv_datagram_into(<char *>b.buf, n, flags)[0]
-            if n == 0:
-                return 0
             if flags & MSG_WAITALL and not flags & MSG_PEEK:
                 return self._recv_all_into(memoryview(buffer).cast("B")[:n], flags)
             m = self._take(n, flags)
@@ -784,12 +849,15 @@ cdef class Socket:
         finally:
             self.leave()
 
-    cdef mblk *_take_datagram(self, int flags, udp_meta *meta) except NULL:
+    cdef mblk *_take_datagram(self, int flags, udp_meta *meta) except? NULL:
+        """NULL: receiving was shut down."""
         cdef mblk *m = NULL
-        cdef ns_t deadline = NO_WAIT if flags & MSG_DONTWAIT else self.deadline()
+        cdef ns_t deadline = self.deadline_in(flags)
         cdef bint main_thread = on_main_thread()
         cdef bint peek = flags & MSG_PEEK != 0
         cdef int r
+        if flags & MSG_ERRQUEUE:
+            no_error_queue()
         while True:
             with nogil:
                 r = call_recvfrom(self.d, self.s, peek, deadline, main_thread, &m, meta)
@@ -797,7 +865,7 @@ cdef class Socket:
                 break
             PyErr_CheckSignals()
         if r == -EAGAIN:
-            timed_out(0 if deadline == NO_WAIT else 1)
+            self.late(deadline)
         if r != 0:
             fail(r)
         return m
@@ -806,8 +874,10 @@ cdef class Socket:
         """(data, address, whole length)"""
         cdef udp_meta meta
         cdef mblk *m = self._take_datagram(flags, &meta)
-        cdef size_t whole = msgdsize(m)
+        cdef size_t whole = msgdsize(m) if m != NULL else 0
         cdef size_t n = whole if whole < <size_t>bufsize else bufsize
+        if m == NULL:
+            return b"", None, 0
         data = PyBytes_FromStringAndSize(NULL, n)
         self._copy_out(m, PyBytes_AS_STRING(data), n)
         if self.s.kind == SOCK_PING:
@@ -819,8 +889,10 @@ cdef class Socket:
     cdef tuple _recv_datagram_into(self, char *to, size_t room, int flags):
         cdef udp_meta meta
         cdef mblk *m = self._take_datagram(flags, &meta)
-        cdef size_t whole = msgdsize(m)
+        cdef size_t whole = msgdsize(m) if m != NULL else 0
         cdef size_t n = whole if whole < room else room
+        if m == NULL:
+            return 0, None, 0
         self._copy_out(m, to, n)
         return (whole if flags & MSG_TRUNC else n), format_endpoint(self.family, &meta.src, meta.sport), whole
 
@@ -895,10 +967,14 @@ cdef class Socket:
         return len(data), anc, msg_flags, address
 
     def _recv_scattered(self, list views, size_t ancbufsize, int flags):
+        if flags & MSG_ERRQUEUE:
+            no_error_queue()
         self.enter()
         try:
-            return recv_scattered(self.d, self.s, views, ancbufsize, flags & MSG_PEEK != 0,
-                                  NO_WAIT if flags & MSG_DONTWAIT else self.deadline(), on_main_thread())
+            return recv_scattered(self.d, self.s, views, ancbufsize, self.kept, flags & MSG_PEEK != 0,
+                                  self.deadline_in(flags), on_main_thread())
+        except TimeoutError:
+            self.late(1)
         finally:
             self.leave()
 
@@ -912,8 +988,9 @@ cdef class Socket:
         self.enter()
         try:
             self._need(SOCK_UDP, "recvmmsg")
-            return recv_datagrams(self.d, self.s, max, bufsize, NO_WAIT if flags & MSG_DONTWAIT else self.deadline(),
-                                  on_main_thread())
+            return recv_datagrams(self.d, self.s, max, bufsize, self.deadline_in(flags), on_main_thread())
+        except TimeoutError:
+            self.late(1)
         finally:
             self.leave()
 
@@ -936,7 +1013,9 @@ cdef class Socket:
             try:
                 self._need(SOCK_UDP, "recvmmsg_into")
                 return recv_datagrams_into(self.d, self.s, <char *>b.buf, stride, many, flags & MSG_TRUNC != 0,
-                                           NO_WAIT if flags & MSG_DONTWAIT else self.deadline(), on_main_thread())
+                                           self.deadline_in(flags), on_main_thread())
+            except TimeoutError:
+                self.late(1)
             finally:
                 self.leave()
         finally:
@@ -948,6 +1027,17 @@ cdef class Socket:
         """As the standard socket's, with Linux's numbers; ENOPROTOOPT for options that mean nothing here."""
         cdef int64_t number
         cdef int r
+        if value is None and optlen is not None:
+            self.enter()
+            self.leave()
+            raise OSError(EFAULT, "Bad address")
+        if level == SOL_SOCKET and (optname == SO_RCVTIMEO or optname == SO_SNDTIMEO):
+            self._set_wait(optname, value)
+            return
+        bounds = kept_option(self.type == STREAM, self.family == AF_INET6, level, optname)
+        if bounds is not None:
+            self._keep(level, optname, value, bounds)
+            return
         if level == 6 and optname == TCP_CONGESTION:
             self._set_congestion(value)
             return
@@ -963,6 +1053,36 @@ cdef class Socket:
         self.leave()
         if r != 0:
             check(r, f"option {level}, {optname}")
+
+    def _set_wait(self, int optname, value):
+        """SO_RCVTIMEO, SO_SNDTIMEO: how long calls of a socket without a timeout wait (struct timeval)."""
+        raw = b"" if isinstance(value, int) else bytes(value)
+        self.enter()
+        self.leave()
+        if len(raw) < 16:
+            raise OSError(EINVAL, "the option's value is a struct timeval: struct.pack('qq', seconds, microseconds)")
+        seconds, micros = struct.unpack_from("qq", raw)
+        if not 0 <= micros < 1000000:
+            raise OSError(EDOM, "microseconds are 0 to 999999")
+        # Less than nothing is no time at all, as on Linux; 0 is for ever.
+        wait = 1 if seconds < 0 else min(seconds, 4 * 10**9) * 10**9 + micros * 1000
+        if optname == SO_RCVTIMEO:
+            self.rcvtimeo = wait
+        else:
+            self.sndtimeo = wait
+
+    def _keep(self, int level, int optname, value, bounds):
+        number = _option_value(level, optname, value)
+        self.enter()
+        self.leave()
+        _, least, most = bounds
+        if (least, most) == (0, 1):
+            number = int(number != 0)
+        if not least <= number <= most:
+            raise OSError(EINVAL, f"option {level}, {optname}: Invalid argument")
+        if self.kept is None:
+            self.kept = {}
+        self.kept[level, optname] = number
 
     def _set_congestion(self, value):
         cdef bytes name = bytes(value)
@@ -988,6 +1108,14 @@ cdef class Socket:
             raise OSError("getsockopt buflen out of range")
         self.enter()
         try:
+            if level == SOL_SOCKET and (optname == SO_RCVTIMEO or optname == SO_SNDTIMEO):
+                micros = (self.rcvtimeo if optname == SO_RCVTIMEO else self.sndtimeo) // 1000
+                packed = struct.pack("qq", micros // 1000000, micros % 1000000)
+                return packed[:buflen] if buflen else int(micros // 1000000)
+            bounds = kept_option(self.type == STREAM, self.family == AF_INET6, level, optname)
+            if bounds is not None:
+                value = (self.kept or {}).get((level, optname), bounds[0])
+                return struct.pack("i", value)[:buflen] if buflen else int(value)
             if level == SOL_SOCKET and optname in (SO_TYPE, SO_PROTOCOL, SO_DOMAIN):
                 value = {SO_TYPE: self.type, SO_PROTOCOL: self._protocol(), SO_DOMAIN: self.family}[optname]
                 return struct.pack("i", value)[:buflen] if buflen else int(value)
@@ -1020,9 +1148,10 @@ cdef class Socket:
     def shutdown(self, int how):
         """SHUT_RD, SHUT_WR or SHUT_RDWR: end one direction, or both."""
         cdef int r
-        if how not in (0, 1, 2):
-            raise OSError(EINVAL, "shutdown(): how is SHUT_RD, SHUT_WR or SHUT_RDWR")
         self.enter()
+        if how not in (0, 1, 2):
+            self.leave()
+            raise OSError(EINVAL, "shutdown(): how is SHUT_RD, SHUT_WR or SHUT_RDWR")
         with nogil:
             driver_lock(self.d)
             if self.s.closed:
@@ -1131,17 +1260,6 @@ cdef int _writable(object buffer, Py_buffer *b) except -1:
         raise TypeError(f"a read-write bytes-like object is needed, not {type(buffer).__name__}") from None
 
 
-def _segment_size(item) -> int:
-    """The size in an item of ancillary data for sendmsg: (IPPROTO_UDP, UDP_SEGMENT, bytes or int); -1 for others."""
-    try:
-        level, kind, value = item
-        known = (index(level), index(kind)) == (17, 103)
-        value = value if isinstance(value, int) else int.from_bytes(memoryview(value), "little")
-    except (TypeError, ValueError):
-        raise TypeError("[sendmsg() argument 2] must be (int, int, bytes-like object) tuples") from None
-    return value if known else -1
-
-
 def _check_many(call, int max, ssize_t size, int unknown):
     if max < 1:
         raise ValueError(f"{call}(): at least one datagram, not {max}")
@@ -1222,6 +1340,8 @@ def _option_value(level, optname, value) -> int:
     if isinstance(value, int):
         if level == SOL_SOCKET and optname == SO_LINGER:
             raise OSError(EINVAL, "SO_LINGER takes struct.pack('ii', onoff, seconds)")
+        if not -1 << 31 <= value < 1 << 31:
+            raise TypeError("the option's value is an int of 32 bits, or bytes")
         return value
     raw = bytes(value)
     if level == SOL_SOCKET and optname == SO_LINGER:

@@ -5,3 +5,5 @@ from ustack._core.tcp.block cimport tcb
 
 # False: the segment is done with, and the block may be gone.
 cdef bint check_ack(tcb *c, arrival *s) noexcept nogil
+# Who waits to write, if there is room now.
+cdef void tell_writer(tcb *c) noexcept nogil

@@ -10,8 +10,8 @@ from ustack._core.inet.inet cimport path_confirm
 from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
     CA_LOSS,
-    RTX_NONE, RTX_PERSIST, TF_NOSPACE, TF_PATH, TF_SACK, TF_SHUT_WR, TF_TS, flight, has, mark,
-    snd_limit, tcb, tcb_post,
+    RTX_NONE, RTX_PERSIST, TF2_WANT_OUT, TF_NOSPACE, TF_PATH, TF_SACK, TF_SHUT_WR, TF_TS, flight, has, mark,
+    mostly_sent, snd_limit, tcb, tcb_post,
 )
 from ustack._core.tcp.close cimport fin_acknowledged
 from ustack._core.tcp.input cimport challenge, update_ts_recent
@@ -160,6 +160,8 @@ cdef void restart_timer(tcb *c, bint reordering) noexcept nogil:
 
 
 cdef void tell_writer(tcb *c) noexcept nogil:
-    if has(c, TF_NOSPACE) and snd_queued(c) <= c.sndbuf - c.sndbuf // 3:
+    if ((has(c, TF_NOSPACE) or c.flags2 & TF2_WANT_OUT) and snd_queued(c) <= c.sndbuf - c.sndbuf // 3
+            and mostly_sent(c)):
         c.flags &= ~TF_NOSPACE
+        c.flags2 &= ~<uint32_t>TF2_WANT_OUT
         tcb_post(c, EV_OUT)

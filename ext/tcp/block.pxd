@@ -73,6 +73,7 @@ cdef enum:
     TF2_BYTES_LOST = 1 << 9     # bytes that are to be sent (again) are gone: the connection ends
     TF2_HEARD = 1 << 10         # data has come since we sent some
     TF2_DIALOGUE = 1 << 11      # data answers data: ACKs wait to ride on answers
+    TF2_WANT_OUT = 1 << 12      # somebody was told that nothing can be written: EV_OUT is due when it can
 
 cdef enum:
     # What the timer `rtx` stands for
@@ -312,10 +313,12 @@ cdef struct tcb:
     uint32_t keep_intvl
     uint32_t user_timeout       # ms
     uint32_t rcvlowat
+    uint32_t notsent_lowat      # TCP_NOTSENT_LOWAT, bytes; 0: none
     uint16_t keep_cnt
     uint8_t tos
     uint8_t ttl
     uint8_t syn_retries         # TCPO_SYNCNT; 0: the default
+    uint8_t defer               # TCPO_DEFER_ACCEPT: SYN-ACKs for which a connection without data waits; 0: none
     int error                   # pending, positive
     int error_soft              # what ICMP said of the path since the last ACK: the reason of a time-out, if it comes
     # --- where it is
@@ -389,6 +392,11 @@ cdef inline bint fin_sent(const tcb *c) noexcept nogil:
 cdef inline uint32_t unsent(const tcb *c) noexcept nogil:
     """Bytes queued behind snd_nxt."""
     return 0 if fin_sent(c) else c.snd_end - c.snd_nxt
+
+
+cdef inline bint mostly_sent(const tcb *c) noexcept nogil:
+    """TCP_NOTSENT_LOWAT: who waits is woken when less than half of it is unsent, as on Linux."""
+    return c.notsent_lowat == 0 or unsent(c) < (c.notsent_lowat + 1) >> 1
 
 
 cdef inline seq_t snd_limit(const tcb *c) noexcept nogil:

@@ -6,7 +6,8 @@ from libc.stdlib cimport calloc, free
 
 from ustack._core.base.codes cimport EV_IN
 from ustack._core.base.counters cimport (
-    C_TCP_ABORT_NOMEM, C_TCP_ACCEPT_DROP, C_TCP_FLAGS, C_TCP_OPEN_PASSIVE, C_TCP_SYN_DROP, C_TCP_SYN_RX, count,
+    C_TCP_ABORT_NOMEM, C_TCP_ACCEPT_DROP, C_TCP_DEFERRED, C_TCP_FLAGS, C_TCP_OPEN_PASSIVE, C_TCP_SYN_DROP,
+    C_TCP_SYN_RX, count,
 )
 from ustack._core.base.seq cimport seq_gt, seq_t
 from ustack._core.tcp.arrival cimport arrival
@@ -186,6 +187,7 @@ cdef void inherit(tcb *child, const tcb *c) noexcept nogil:
     child.user_timeout = c.user_timeout
     child.syn_retries = c.syn_retries
     child.rcvlowat = c.rcvlowat
+    child.notsent_lowat = c.notsent_lowat
     child.tos = c.tos
     child.ttl = c.ttl
     child.cc = c.cc
@@ -258,6 +260,9 @@ cdef void resend_synack(tcb *c) noexcept nogil:
 cdef bint handshake_done(tcb *c, arrival *s) noexcept nogil:
     cdef tcb *listener = c.parent
     if listener != NULL:
+        if s.n == 0 and c.retries < listener.defer and not s.h.flags & TH_FIN:
+            count(&s.t.ctx.n, C_TCP_DEFERRED)
+            return False                    # the SYN-ACK is repeated meanwhile; the data completes the handshake
         if accept_full(listener):
             count(&s.t.ctx.n, C_TCP_ACCEPT_DROP)
             return False

@@ -14,10 +14,10 @@ from ustack._core.tcp.block cimport (
 from ustack._core.tcp.pacing cimport pacing_rate, pacing_set
 from ustack._core.tcp.rtt cimport RTO_INIT_MS, rto_backed_off
 from ustack._core.tcp.tcp cimport (
-    TCPO_CORK, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER, TCPO_LINGER2, TCPO_MAXSEG,
-    TCPO_MAX_PACING_RATE, TCPO_NODELAY, TCPO_OOBINLINE, TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT, TCPO_REUSEADDR,
-    TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_SYNCNT, TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPO_V6ONLY, TCPS_CLOSED,
-    TCPS_LISTEN, tcp_info,
+    TCPO_CORK, TCPO_DEFER_ACCEPT, TCPO_KEEPALIVE, TCPO_KEEPCNT, TCPO_KEEPIDLE, TCPO_KEEPINTVL, TCPO_LINGER,
+    TCPO_LINGER2, TCPO_MAXSEG, TCPO_MAX_PACING_RATE, TCPO_NODELAY, TCPO_NOTSENT_LOWAT, TCPO_OOBINLINE,
+    TCPO_QUICKACK, TCPO_RCVBUF, TCPO_RCVLOWAT, TCPO_REUSEADDR, TCPO_REUSEPORT, TCPO_SNDBUF, TCPO_SYNCNT,
+    TCPO_TOS, TCPO_TTL, TCPO_USER_TIMEOUT, TCPO_V6ONLY, TCPS_CLOSED, TCPS_LISTEN, tcp_info,
 )
 from ustack._core.tcp.timers cimport KEEP_COUNT, KEEP_IDLE_S, KEEP_INTVL_S, SYN_RETRIES, keepalive_restart
 from ustack._core.tcp.tuning cimport tuning_first
@@ -30,6 +30,7 @@ cdef enum:
     TTL_DEFAULT = 64
     KEEP_MAX_COUNT = 127
     LINGER2_S = 60
+    DEFER_STEP_S = 120
     TTL = 64
 
 
@@ -134,6 +135,28 @@ cdef int set_buffer(tcb *c, int option, int64_t value) noexcept nogil:
     return 0
 
 
+cdef int set_defer(tcb *c, int64_t seconds) noexcept nogil:
+    """As Linux, in SYN-ACKs: the last of them is sent when so much time is over (RFC 6298's 1 s, doubled to 120)."""
+    cdef int64_t waited = 0
+    cdef int64_t step = 1
+    c.defer = 0
+    while waited < seconds and c.defer < 255:
+        waited += step
+        step = min(2 * step, <int64_t>DEFER_STEP_S)
+        c.defer += 1
+    return 0
+
+
+cdef int64_t defer_seconds(const tcb *c) noexcept nogil:
+    cdef int64_t waited = 0
+    cdef int64_t step = 1
+    cdef int _
+    for _ in range(c.defer):
+        waited += step
+        step = min(2 * step, <int64_t>DEFER_STEP_S)
+    return waited
+
+
 cdef int set_segment(tcb *c, int option, int64_t value) noexcept nogil:
     if option == TCPO_MAXSEG:
         if c.state != TCPS_CLOSED and c.state != TCPS_LISTEN:
@@ -189,6 +212,12 @@ cdef int option_set(tcb *c, int option, int64_t value) noexcept nogil:
         return set_waiting(c, option, value)
     if option == TCPO_V6ONLY:
         return set_v6only(c, value != 0)
+    if option == TCPO_NOTSENT_LOWAT:
+        c.notsent_lowat = <uint32_t>value
+        mark(c)                         # who waits may write now
+        return 0
+    if option == TCPO_DEFER_ACCEPT:
+        return set_defer(c, value)
     return -ENOPROTOOPT
 
 
@@ -224,6 +253,10 @@ cdef int option_get(tcb *c, int option, int64_t *value) noexcept nogil:
         value[0] = c.ttl
     elif option == TCPO_RCVLOWAT:
         value[0] = c.rcvlowat
+    elif option == TCPO_NOTSENT_LOWAT:
+        value[0] = c.notsent_lowat
+    elif option == TCPO_DEFER_ACCEPT:
+        value[0] = defer_seconds(c)
     elif option == TCPO_MAX_PACING_RATE:
         value[0] = pacing_rate(c)
     elif option == TCPO_V6ONLY and c.link.family & FLOW_V6:

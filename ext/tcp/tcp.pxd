@@ -55,6 +55,8 @@ cdef enum:
     TCPO_RCVLOWAT = 19
     TCPO_MAX_PACING_RATE = 20   # bytes per second, at least 1; -1: none
     TCPO_SYNCNT = 21            # SYNs, or a listener's SYN-ACKs, that are sent again
+    TCPO_NOTSENT_LOWAT = 22     # bytes not yet sent, from which on nothing more is taken; 0: none
+    TCPO_DEFER_ACCEPT = 23      # seconds for which a listener's connections wait for data before they are accepted
     TCPO_V6ONLY = 40            # of AF_INET6, before it is bound: serve no IPv4 (RFC 3493 5.3)
 
 cdef enum:

@@ -16,9 +16,11 @@ from ustack._core.inet.netif cimport IF_MAX
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgbytes
 from ustack._core.tcp.ack cimport ack_soon
+from ustack._core.tcp.acknowledge cimport tell_writer
 from ustack._core.tcp.block cimport (
-    TF_CONNECTING, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD, TF_SHUT_WR,
-    cc_ops, has, mark, mark_full, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap, unmark, unsent,
+    TF2_WANT_OUT, TF_CONNECTING, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD,
+    TF_SHUT_WR, cc_ops, has, mark, mark_full, mostly_sent, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap,
+    unmark, unsent,
 )
 from ustack._core.tcp.close cimport conn_abort, user_close, user_shutdown
 from ustack._core.tcp.congestion cimport congestion_find, congestion_use
@@ -103,6 +105,8 @@ cdef bint put_out(tcb *c) noexcept nogil:
     cdef int number = 0
     unmark(c)
     if output(c):
+        if c.notsent_lowat and c.flags2 & TF2_WANT_OUT:
+            tell_writer(c)
         return True
     while number < net.nifs and net.ifs[number] != c.way.ifp:
         number += 1
@@ -215,6 +219,10 @@ cdef int64_t tcp_send_room(tcb *c) noexcept nogil:
             no_more(c)
             return 0
         c.flags &= ~TF_NOSPACE
+    if c.notsent_lowat and unsent(c) >= c.notsent_lowat:
+        c.flags2 |= TF2_WANT_OUT
+        no_more(c)
+        return 0
     return c.sndbuf - queued
 
 
@@ -316,8 +324,10 @@ cdef uint32_t tcp_events(tcb *c) noexcept nogil:
     if (c.rq_len and c.rq_len >= c.rcvlowat) or has(c, TF_FIN_RCVD) or has(c, TF_SHUT_RD):
         events |= EV_IN
     if has(c, TF_SHUT_WR) or (connected(c) and c.hungry_pprev == NULL
-                              and snd_queued(c) <= c.sndbuf - c.sndbuf // 3):
+                              and snd_queued(c) <= c.sndbuf - c.sndbuf // 3 and mostly_sent(c)):
         events |= EV_OUT
+    else:
+        c.flags2 |= TF2_WANT_OUT
     if has(c, TF_SHUT_WR) and (has(c, TF_SHUT_RD) or has(c, TF_FIN_RCVD)):
         events |= EV_HUP
     return events

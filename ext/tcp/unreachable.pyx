@@ -7,8 +7,9 @@ from ustack._core.base.addr cimport flow, ip_is4
 from ustack._core.base.counters cimport C_TCP_ICMP_HARD, C_TCP_ICMP_IGNORED, C_TCP_PMTU, count
 from ustack._core.base.seq cimport seq_geq, seq_lt
 from ustack._core.inet.demux cimport flow_entry, flow_find
-from ustack._core.inet.inet cimport ICMP_ERR_TOO_BIG, icmp_errno, ip_error
+from ustack._core.inet.inet cimport ICMP_ERR_TOO_BIG, ip_error
 from ustack._core.inet.pmtu cimport pmtu_learn
+from ustack._core.inet.verdict cimport icmp_verdict
 from ustack._core.tcp.block cimport TF_PATH, TF_TS, flight, has, tcb
 from ustack._core.tcp.close cimport conn_end
 from ustack._core.tcp.recovery cimport recovery_resend_all
@@ -52,7 +53,7 @@ cdef void tcp_error(void *proto, const ip_error *e) noexcept nogil:
     if e.kind == ICMP_ERR_TOO_BIG:
         too_big(c, e.mtu)
         return
-    error = icmp_errno(e.kind)
+    error = icmp_verdict(e)
     # A connection that works is not ended by anybody's say-so (RFC 5927 5.2): only one that is being opened. What was
     # said is remembered: should the connection time out, that is the reason to tell (RFC 1122 4.2.3.9).
     if c.state not in (TCPS_SYN_SENT, TCPS_SYN_RECEIVED):

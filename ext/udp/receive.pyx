@@ -13,9 +13,9 @@ from ustack._core.base.ledger cimport LR_CSUM_RX
 from ustack._core.base.ready cimport ready_post
 from ustack._core.base.rng cimport flow_hash
 from ustack._core.inet.demux cimport flow_again, flow_entry, flow_find, flow_find_local, flow_takes
-from ustack._core.inet.inet cimport (ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_PORT, ICMP_ERR_TOO_BIG, ICMP_ERR_TTL,
-                                     icmp_errno, icmp_error, ip_error, ip_packet, ip_pseudo)
+from ustack._core.inet.inet cimport (ICMP_ERR_PORT, ICMP_ERR_TOO_BIG, icmp_error, ip_error, ip_packet, ip_pseudo)
 from ustack._core.inet.pmtu cimport pmtu_learn
+from ustack._core.inet.verdict cimport icmp_final, icmp_verdict
 from ustack._core.mem.arena cimport HEADER_SIZE, KEEP_LAST, KEEP_SHARE, arena_may_keep
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport (adjmsg, allocb, dupmsg, freemsg, linkb, mblk, mblk_len, msgcsum, msgtruesize,
@@ -243,6 +243,7 @@ cdef void udp_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nogi
     meta.sport = h.sport
     meta.ttl = ip.ttl
     meta.tos = ip.tos
+    meta.device = ip.ifp.index + 1
     if ip.broadcast:
         pkt_pull(taken, UDP_LEN)
         deliver_group(u, taken, &meta, h.dport)
@@ -269,15 +270,6 @@ cdef bint learn(udp *u, const ip_error *e, const flow_entry *found) noexcept nog
     return ip_is4(&e.dst)
 
 
-cdef bint hard(const ip_error *e) noexcept nogil:
-    """Linux tells a connected socket of what its own link and the peer itself say, not of what routers guess."""
-    if e.kind == ICMP_ERR_TTL:
-        return False
-    if e.kind == ICMP_ERR_HOST or e.kind == ICMP_ERR_NET:
-        return ip_equal(&e.reporter, &e.src)
-    return True
-
-
 cdef void udp_error(void *owner, const ip_error *e) noexcept nogil:
     cdef udp *u = <udp *>owner
     cdef flow key
@@ -291,9 +283,9 @@ cdef void udp_error(void *owner, const ip_error *e) noexcept nogil:
     found = flow_find(&u.table, &key)
     if e.kind == ICMP_ERR_TOO_BIG and not learn(u, e, found):
         return
-    if found == NULL or not hard(e):
+    if found == NULL or not icmp_final(e):
         return
     p = <udp_pcb *>found.owner
-    p.error = icmp_errno(e.kind)
+    p.error = icmp_verdict(e)
     count(&u.ctx.n, C_UDP_ERRORS)
     ready_post(&u.ctx.ready, &p.rdy, EV_IN | EV_ERR)

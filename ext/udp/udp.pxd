@@ -31,7 +31,9 @@ cdef struct udp_pcb:
     bint broadcast
     uint8_t ttl
     uint8_t tos
-    bint df                     # -EMSGSIZE instead of fragments (IPV6_DONTFRAG, IP_PMTUDISC_DO)
+    uint8_t group_ttl           # IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS
+    uint8_t discover            # IP_MTU_DISCOVER, as it was set
+    bint df                     # -EMSGSIZE instead of fragments (IPV6_DONTFRAG, IP_PMTUDISC_DO, IP_PMTUDISC_PROBE)
     int error                   # pending errno from ICMP, given once
     path way                    # of the connected peer, or of the last destination
     mblk *head                  # received datagrams by next; source address and port in the datagram's meta block
@@ -53,6 +55,7 @@ cdef struct udp_meta:
     uint16_t gso_size           # of the datagrams that were joined (the last may be shorter); 0: there is only one
     uint8_t ttl
     uint8_t tos
+    uint16_t device             # 1 + the number of the interface that it came by
 
 # What lies in the meta block of a queued datagram: that, and for those who join what follows, the payload's last block.
 cdef struct queued:
@@ -69,6 +72,8 @@ cdef udp_pcb *udp_open(udp *u) noexcept nogil
 cdef void udp_close(udp_pcb *p) noexcept nogil
 # port 0: an ephemeral one (RFC 6056). -EADDRINUSE, -EADDRNOTAVAIL, -EINVAL if bound already.
 cdef int udp_bind(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nogil
+# As sending does it for who has not: 0, or -EAGAIN.
+cdef int udp_bind_lazily(udp_pcb *p) noexcept nogil
 cdef int udp_connect(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nogil
 cdef int udp_disconnect(udp_pcb *p) noexcept nogil
 # Send the payload chain; `to` NULL: to the connected peer. gso_size > 0: cut into datagrams of that size (USO).

@@ -58,6 +58,8 @@ cdef udp_pcb *udp_open(udp *u) noexcept nogil:
     if p != NULL:
         p.owner = u
         p.ttl = TTL
+        p.group_ttl = 1
+        p.discover = 1              # IP_PMTUDISC_WANT
         p.rcvbuf = u.rcvbuf
         p.entry.owner = p
         p.port_entry.owner = p
@@ -110,7 +112,7 @@ cdef int udp_bind(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nogil:
     return 0
 
 
-cdef int ensure_bound(udp_pcb *p) noexcept nogil:
+cdef int udp_bind_lazily(udp_pcb *p) noexcept nogil:
     cdef ipaddr any = flow_any(&p.entry)
     cdef uint16_t port
     cdef int result
@@ -145,7 +147,7 @@ cdef int udp_connect(udp_pcb *p, const ipaddr *addr, uint16_t port) noexcept nog
     if way.broadcast and not p.broadcast and not ip_is_multicast(addr):
         result = -EACCES
     if result == 0:
-        result = ensure_bound(p)
+        result = udp_bind_lazily(p)
     if result < 0:
         path_release(p.owner.net, &way)
         return result
@@ -228,7 +230,7 @@ cdef int transmit(udp_pcb *p, path *way, mblk *taken, size_t n, uint16_t port, u
     if taken != NULL:
         linkb(m, taken)
     count(&ctx.n, C_UDP_TX)
-    return ip_output(p.owner.net, way, m, IPPROTO_UDP_, p.ttl if not ip_is_multicast(&way.dst) else 1, p.tos,
+    return ip_output(p.owner.net, way, m, IPPROTO_UDP_, p.group_ttl if ip_is_multicast(&way.dst) else p.ttl, p.tos,
                      flags)
 
 
@@ -246,7 +248,7 @@ cdef int ready_to_send(udp_pcb *p, const ipaddr *to, uint16_t port, size_t n) no
         return -ENETUNREACH
     if n > <size_t>(UDP_MAX if ip_is4(to if to != NULL else &p.entry.key.raddr) else UDP_MAX6):
         return -EMSGSIZE
-    return ensure_bound(p)
+    return udp_bind_lazily(p)
 
 
 cdef int udp_send(udp_pcb *p, mblk *taken, const ipaddr *to, uint16_t port, int gso_size) noexcept nogil:

@@ -8,6 +8,7 @@ import pytest
 from tcp_script import MASK, PEER, US, Host, Peer, S, Segment, connected, established, options_bytes, syn_sent
 
 FULL = b"x" * 1460
+EV_OUT = 4
 
 
 def offered(p: Peer, s: Segment) -> int:
@@ -395,6 +396,43 @@ def test_user_timeout_bounds_a_closed_window():
 
 
 # --- T2.5 Nagle, CORK ---------------------------------------------------------------------------------------------
+def test_no_more_is_taken_than_may_be_unsent():
+    """TCP_NOTSENT_LOWAT: what the peer's window does not let out counts, what is in flight does not. Who waits hears of
+    it when less than half is left (Linux)."""
+    p = established(window=7300, notsent_lowat=4000)
+    assert p.conn.get("notsent_lowat") == 4000
+    assert p.conn.room() > 0
+    assert p.conn.send(bytes(9300)) == 9300
+    assert sum(len(s.data) for s in p.recv_all()) == 7300
+    assert p.conn.room() > 0                        # 2000 are not sent
+    assert p.conn.poll & EV_OUT == 0
+    assert p.conn.send(bytes(2000)) == 2000
+    assert p.conn.room() == 0
+    p.host.events()
+    p.send("A", 1, 1461)
+    assert p.conn.room() > 0
+    assert p.conn.poll & EV_OUT == 0                # 2540 still
+    assert not any(events & EV_OUT for events in p.host.events().values())
+    p.send("A", 1, 2921)
+    assert p.conn.poll & EV_OUT
+    assert any(events & EV_OUT for events in p.host.events().values())
+
+
+def test_who_asks_whether_there_is_room_is_told_when_there_is():
+    """Two thirds of the buffer are full, and no more: no send has had to wait."""
+    p = established(sndbuf=30000, window=1000)
+    assert p.conn.send(bytes(25000)) == 25000
+    assert p.conn.poll & EV_OUT == 0
+    p.host.events()
+    p.recv_all()
+    p.window = 65535
+    p.send("A", 1, 1001)
+    p.recv_all()
+    assert not any(events & EV_OUT for events in p.host.events().values())
+    p.send("A", 1, 10001)
+    assert any(events & EV_OUT for events in p.host.events().values())
+
+
 def test_nagle_holds_a_second_small_segment():
     p = established()
     p.conn.send(b"a")

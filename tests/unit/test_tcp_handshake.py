@@ -122,6 +122,42 @@ def test_full_accept_queue_holds_back_and_goes_on():
     assert p.conn.accept() is not None
 
 
+def test_who_waits_for_data_before_he_accepts():
+    """TCP_DEFER_ACCEPT: the last ACK of the handshake is not enough; the SYN-ACK is repeated, data completes it."""
+    p = listening(defer=5)
+    p.send("S", 0)
+    p.ours = p.recv("SA", ack=1).seq
+    p.send("A", 1, 1)
+    p.recv_nothing()
+    assert p.conn.accept() is None
+    assert p.counter("deferred") == 1
+    p.after(1.5)
+    p.recv("SA", ack=1)
+    p.send("PA", 1, 1, data=b"hello")
+    assert p.conn.accept() is not None
+
+
+def test_who_says_nothing_is_accepted_when_the_time_is_over():
+    p = listening(defer=3)                          # 1 s and 2 s: two SYN-ACKs
+    p.send("S", 0)
+    p.ours = p.recv("SA", ack=1).seq
+    for wait in (1, 2):
+        p.send("A", 1, 1)
+        assert p.conn.accept() is None
+        p.after(wait + 0.5)
+        p.recv("SA", ack=1)
+    p.send("A", 1, 1)
+    assert p.conn.accept() is not None
+
+
+def test_who_ends_at_once_is_not_deferred():
+    p = listening(defer=3)
+    p.send("S", 0)
+    p.ours = p.recv("SA", ack=1).seq
+    p.send("FA", 1, 1)
+    assert p.conn.accept() is not None
+
+
 def test_syn_queue_is_bounded_and_drops_the_oldest():
     host = Host(US)
     host.set_bounds(syn_max=8, cookies="never")

@@ -85,19 +85,34 @@ def connected(wire):
 
 @pytest.mark.parametrize(("code", "number"), [
     (0, errno.ENETUNREACH), (1, errno.EHOSTUNREACH), (2, errno.ENOPROTOOPT), (3, errno.ECONNREFUSED),
-    (13, errno.EHOSTUNREACH),
+    (5, errno.EOPNOTSUPP), (6, errno.ENETUNREACH), (7, errno.EHOSTDOWN), (8, errno.ENONET), (9, errno.ENETUNREACH),
+    (10, errno.EHOSTUNREACH), (11, errno.ENETUNREACH), (12, errno.EHOSTUNREACH), (13, errno.EHOSTUNREACH),
+    (14, errno.EHOSTUNREACH), (15, errno.EHOSTUNREACH),
 ])
 def test_unreachable_reaches_the_connected_socket_once(wire, code, number):
     s, sent = connected(wire)
     other, _ = connected(wire)
     with s, other:
         wire.send(ip(ICMP(type=3, code=code) / sent))
-        if code in (2, 3, 13):          # as Linux has it: the others are taken as passing trouble
+        if code not in (0, 1, 5, 11, 12):       # as Linux has it: those are taken as passing trouble
             with pytest.raises(OSError, match=rf"Errno {number}\]"):
                 s.recv(100)
         for each in (s, other):
             with pytest.raises(BlockingIOError):
                 each.recv(100)
+
+
+@pytest.mark.parametrize(("code", "number"), [
+    (0, errno.ENETUNREACH), (2, errno.ENOPROTOOPT), (5, errno.EOPNOTSUPP), (7, errno.EHOSTDOWN), (9, errno.ENETUNREACH),
+    (12, errno.EHOSTUNREACH),
+])
+def test_unreachable_ends_a_connect_with_the_error_that_linux_has_for_it(wire, code, number):
+    with wire.net.socket() as s:
+        s.setblocking(False)
+        assert s.connect_ex((PEER, 80)) == errno.EINPROGRESS
+        [syn] = wire.drain()
+        wire.send(ip(ICMP(type=3, code=code) / syn))
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == number
 
 
 def test_a_quotation_of_somebody_elses_port_is_ignored(wire):
@@ -227,7 +242,7 @@ def test_a_datagram_that_may_not_be_cut_is_refused_when_its_path_is_too_narrow(w
         u.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
         assert u.getsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER) == IP_PMTUDISC_DO
         with pytest.raises(OSError, match="Invalid"):
-            u.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, 3)
+            u.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, 6)
         u.connect((PEER, 53))
         u.send(bytes(1400))
         [sent] = wire.drain()

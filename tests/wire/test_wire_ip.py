@@ -101,6 +101,24 @@ def test_reassembly(wire, order):
         assert is_echo_of(wire.ask(*parts), DATA)
 
 
+@pytest.mark.parametrize(("first", "second", "whole"), [
+    (2, 2, 2), (2, 3, 3), (3, 2, 3), (1, 3, 3), (1, 2, 1), (0, 0, 0)])
+def test_congestion_that_one_fragment_saw_is_that_of_the_datagram(wire, first, second, whole):
+    """RFC 3168 5.3; the answer to an echo has its TOS."""
+    a, b = pieces(DATA[:1000], 800)
+    a.tos, b.tos = 0x10 | first, 0x10 | second
+    out = wire.ask(b, a)
+    assert is_echo_of(out, DATA[:1000])
+    assert out[0].tos == 0x10 | whole
+
+
+@pytest.mark.parametrize("marks", [(0, 3), (3, 0), (0, 2), (1, 0)])
+def test_fragments_of_which_some_know_no_ecn_are_no_datagram(wire, marks):
+    a, b = pieces(DATA[:1000], 800)
+    a.tos, b.tos = marks
+    wire.dropped(a, b, ip_frag_bad=1)
+
+
 def test_the_largest_datagram(wire):
     data = (DATA * 13)[:65507]
     assert is_echo_of(wire.ask(*pieces(data)), data)

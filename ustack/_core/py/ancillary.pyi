@@ -1,0 +1,1 @@
+"""Internal: no public names."""
