@@ -27,6 +27,8 @@ cdef struct flow_table:
 cdef int flow_table_init(flow_table *t, const uint64_t *key) noexcept nogil
 cdef void flow_table_free(flow_table *t) noexcept nogil
 cdef flow_entry *flow_find(flow_table *t, const flow *key) noexcept nogil
+# The same, by a hash that was computed before, or is none at all: then by one that is computed now.
+cdef flow_entry *flow_find_by(flow_table *t, const flow *key, uint32_t hash) noexcept nogil
 # The next entry with the same key as e, or NULL: the other members of an SO_REUSEPORT group.
 cdef flow_entry *flow_again(flow_entry *e) noexcept nogil
 # Most specific listener for a flow to us: (laddr, lport) first, then (any, lport); raddr and rport zero in both.

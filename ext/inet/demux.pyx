@@ -47,6 +47,11 @@ cdef flow_entry *flow_find(flow_table *t, const flow *key) noexcept nogil:
     return find_hashed(t, key, <uint32_t>flow_hash(t.key, key, 0))
 
 
+cdef flow_entry *flow_find_by(flow_table *t, const flow *key, uint32_t hash) noexcept nogil:
+    cdef flow_entry *e = find_hashed(t, key, hash)
+    return e if e != NULL else flow_find(t, key)
+
+
 cdef flow_entry *flow_again(flow_entry *e) noexcept nogil:
     """The next entry with the same key as ``e``, or NULL."""
     cdef flow_entry *other = e.next

@@ -8,8 +8,9 @@ from ustack._core.base.addr cimport flow, ip_from4, ipaddr
 from ustack._core.base.checksum cimport csum_fold
 from ustack._core.base.counters cimport C_COUNT, counter_name
 from ustack._core.base.ledger cimport LR_COUNT, LR_RX_COPY, ledger_name
-from ustack._core.inet.demux cimport (flow_again, flow_entry, flow_find, flow_find_local, flow_insert, flow_next,
-                                      flow_remove, flow_table, flow_table_free, flow_table_init)
+from ustack._core.inet.demux cimport (
+    flow_again, flow_entry, flow_find, flow_find_by, flow_find_local, flow_insert, flow_next, flow_remove, flow_table,
+    flow_table_free, flow_table_init)
 from ustack._core.inet.offload cimport (offload_checksum, offload_coalesce, offload_count, offload_flatten,
                                         offload_segment)
 from ustack._core.mem.arena cimport arena_create, arena_live, arena_release
@@ -374,6 +375,14 @@ cdef class Flows:
             out.append(<uint64_t>e.owner)
             e = flow_again(e)
         return out
+
+    def find_by(self, hash: int, laddr: int, lport: int, raddr: int = 0, rport: int = 0) -> int | None:
+        cdef flow f = self.key(laddr, lport, raddr, rport)
+        cdef flow_entry *e = flow_find_by(&self.t, &f, hash)
+        return <uint64_t>e.owner if e != NULL else None
+
+    def hash_of(self, owner: int) -> int:
+        return (<flow_entry *><uint64_t>self.entries[owner]).hash
 
     def find_local(self, laddr: int, lport: int) -> int | None:
         cdef ipaddr a = ip_from4(laddr)

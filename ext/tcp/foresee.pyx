@@ -65,7 +65,7 @@ cdef void tcp_foresee(tcp *t, mblk **burst, int n, size_t l3) noexcept nogil:
     memset(&f, 0, sizeof(f))
     for k in range(n if n < MOST else MOST):
         if flow_of(burst[k], l3, &f):
-            hash[found] = <uint32_t>flow_hash(t.conns.key, &f, 0)
+            hash[found] = burst[k].mark = <uint32_t>flow_hash(t.conns.key, &f, 0)
             fetch(&t.conns.buckets[hash[found] & t.conns.mask], 1)
             found += 1
     for k in range(found):

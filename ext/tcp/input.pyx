@@ -16,7 +16,7 @@ from ustack._core.base.ledger cimport LR_CSUM_RX
 from ustack._core.base.rng cimport rng_below
 from ustack._core.base.seq cimport seq_geq, seq_gt, seq_leq, seq_lt, seq_t
 from ustack._core.base.types cimport NS_SEC, ns_t
-from ustack._core.inet.demux cimport flow_entry, flow_find, flow_find_local
+from ustack._core.inet.demux cimport flow_entry, flow_find, flow_find_by, flow_find_local
 from ustack._core.inet.inet cimport ip_packet, ip_pseudo
 from ustack._core.mem.mblk cimport adjmsg, freemsg, mblk, mblk_len, msgcsum
 from ustack._core.tcp.ack cimport ack_loss
@@ -100,7 +100,7 @@ cdef tcb *find(arrival *s, bint listener) noexcept nogil:
     if listener:
         e = flow_find_local(&s.t.listeners, &s.ip.dst, s.h.dport)
     else:
-        e = flow_find(&s.t.conns, &key)
+        e = flow_find_by(&s.t.conns, &key, s.m.mark) if s.m.mark else flow_find(&s.t.conns, &key)
     if e == NULL:
         return NULL
     # Among very many connections nothing of this one is in the cache: fetch it in one go, not line by line.

@@ -31,6 +31,18 @@ def test_against_a_dictionary(steps):
     assert table.visit() == set(owners)
 
 
+@given(st.lists(keys, min_size=1, max_size=40, unique=True), keys, st.integers(0, 2**32 - 1))
+def test_a_hash_that_was_computed_before_may_be_anything(inserted, other, wrong):
+    table = Flows()
+    for n, key in enumerate(inserted):
+        table.insert(n, *key)
+    for n, key in enumerate(inserted):
+        for known in (table.hash_of(n), table.hash_of(0), wrong):
+            assert table.find_by(known, *key) == n
+        if other not in inserted:
+            assert table.find_by(table.hash_of(n), *other) is None
+
+
 def test_it_grows_and_keeps_order():
     table = Flows()
     for i in range(1, 5001):
