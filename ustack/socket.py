@@ -149,8 +149,8 @@ __all__ = [
     "IP_MULTICAST_TTL", "IP_PKTINFO", "IP_PMTUDISC_DO", "IP_PMTUDISC_WANT", "IP_RECVTOS", "IP_RECVTTL",
     "IP_TOS", "IP_TTL", "MSG_CONFIRM", "MSG_CTRUNC", "MSG_DONTROUTE", "MSG_DONTWAIT", "MSG_EOR",
     "MSG_ERRQUEUE", "MSG_MORE", "MSG_NOSIGNAL", "MSG_OOB", "MSG_PEEK", "MSG_TRUNC", "MSG_WAITALL",
-    "MSG_ZEROCOPY", "NI_DGRAM", "NI_NAMEREQD", "NI_NUMERICHOST", "NI_NUMERICSERV", "SHUT_RD", "SHUT_RDWR",
-    "SHUT_WR", "SOCK_CLOEXEC", "SOCK_DGRAM", "SOCK_NONBLOCK", "SOCK_STREAM", "SOL_SOCKET", "SOMAXCONN",
+    "MSG_ZEROCOPY", "NI_DGRAM", "NI_NAMEREQD", "NI_NUMERICHOST", "NI_NUMERICSERV", "SF_NODISKIO", "SHUT_RD",
+    "SHUT_RDWR", "SHUT_WR", "SOCK_CLOEXEC", "SOCK_DGRAM", "SOCK_NONBLOCK", "SOCK_STREAM", "SOL_SOCKET", "SOMAXCONN",
     "SO_ACCEPTCONN", "SO_BROADCAST", "SO_DEBUG", "SO_DOMAIN", "SO_DONTROUTE", "SO_ERROR", "SO_KEEPALIVE",
     "SO_LINGER", "SO_MARK", "SO_OOBINLINE", "SO_PRIORITY", "SO_PROTOCOL", "SO_RCVBUF", "SO_RCVLOWAT",
     "SO_RCVTIMEO", "SO_REUSEADDR", "SO_REUSEPORT", "SO_SNDBUF", "SO_SNDLOWAT", "SO_SNDTIMEO", "SO_TYPE",
@@ -321,7 +321,7 @@ class socket(_Socket):
 
     def sendfile(
         self, file: IO[bytes] | int | None, offset: int | None = 0, count: int | None = None, *,
-        headers: Iterable[Any] = (), trailers: Iterable[Any] = (), how: str = "auto",
+        headers: Iterable[Any] = (), trailers: Iterable[Any] = (), how: str = "auto", flags: int = 0,
     ) -> int:
         """Send a file from ``offset`` to its end, or ``count`` bytes; returns how many were sent, headers included.
 
@@ -333,11 +333,13 @@ class socket(_Socket):
 
         how: "auto" sends the page cache in place (no CPU copy) where the link gathers and sums, and reads into the
         stack's blocks elsewhere; "gather", "copy", "mmap" (mapped, copied), "read" (read into a buffer, copied) choose.
+        flags: ``SF_NODISKIO``, OSError(EBUSY) instead of waiting for a disk: ``moved`` bytes went, and whoever may wait
+        reads the next ones (FreeBSD; EOPNOTSUPP where the file system does not say what is in memory).
         Short files end it early: the count says how much went. A non-blocking socket sends what there is room for, and
         raises BlockingIOError if that is nothing. Errors have the attribute ``moved``, the bytes that went before.
         Raises ValueError (arguments), OSError: EBADF, EINVAL, ESPIPE, EIO, and those of ``sendall``.
         """
-        return _send_file(self, file, offset, count, headers, trailers, how)
+        return _send_file(self, file, offset, count, headers, trailers, how, flags)
 
     def recv_posted(self, buffer: Any, nbytes: int = 0) -> int:
         """Receive until a registered buffer (or ``nbytes`` of it) is full; the link puts payload there where it can.
@@ -361,6 +363,8 @@ class socket(_Socket):
         """
         return _Transfer(None, self, data=data, checksum=checksum, timeout_ns=_wait_ns(self)).run()
 
+
+SF_NODISKIO = 1         # as FreeBSD has it
 
 _ONE = (bytes, bytearray, memoryview, str)
 
@@ -386,8 +390,10 @@ def _check_sendfile(sock: socket, file: IO[bytes] | int | None, offset: int | No
 
 
 def _send_file(sock: socket, file: IO[bytes] | int | None, offset: int | None, count: int | None,
-               headers: Iterable[Any], trailers: Iterable[Any], how: str) -> int:
+               headers: Iterable[Any], trailers: Iterable[Any], how: str, flags: int) -> int:
     _check_sendfile(sock, file, offset, count)
+    if flags & ~SF_NODISKIO:
+        raise OSError(errno.EINVAL, "flags is 0 or SF_NODISKIO")
     if isinstance(headers, _ONE) or isinstance(trailers, _ONE):
         raise TypeError("headers and trailers are lists of buffers, not one buffer")
     front, tail = ([memoryview(b).cast("B") for b in some] for some in (headers, trailers))
@@ -397,7 +403,7 @@ def _send_file(sock: socket, file: IO[bytes] | int | None, offset: int | None, c
             sent += (n := _send_piece(sock, piece, True))
             if n < piece.nbytes:
                 return sent
-        body, whole = _send_body(sock, file, offset, count, bool(tail), how)
+        body, whole = _send_body(sock, file, offset, count, bool(tail), how, flags)
         sent += body
         for k, piece in enumerate(tail if whole else ()):
             sent += (n := _send_piece(sock, piece, k + 1 < len(tail)))
@@ -413,7 +419,7 @@ def _send_file(sock: socket, file: IO[bytes] | int | None, offset: int | None, c
 
 
 def _send_body(sock: socket, file: IO[bytes] | int | None, offset: int | None, count: int | None, more: bool,
-               how: str) -> tuple[int, bool]:
+               how: str, flags: int) -> tuple[int, bool]:
     """(bytes sent, whether that is all there was to be sent)"""
     if file is None:
         return 0, True
@@ -421,7 +427,7 @@ def _send_body(sock: socket, file: IO[bytes] | int | None, offset: int | None, c
         number = file if isinstance(file, int) else file.fileno()
     except (AttributeError, io.UnsupportedOperation):
         return _send_read(sock, file, offset, count), True  # type: ignore[arg-type]
-    return _send_number(sock, file, number, offset, count, more, how)
+    return _send_number(sock, file, number, offset, count, more, how, flags)
 
 
 def _send_piece(sock: socket, piece: memoryview, more: bool) -> int:
@@ -434,13 +440,13 @@ def _send_piece(sock: socket, piece: memoryview, more: bool) -> int:
 
 
 def _send_number(sock: socket, file: IO[bytes] | int, number: int, offset: int | None, count: int | None, more: bool,
-                 how: str) -> tuple[int, bool]:
+                 how: str, flags: int) -> tuple[int, bool]:
     """(bytes sent, whether that is all there was to be sent)"""
     if offset is None and not isinstance(file, int):
         with contextlib.suppress(OSError, io.UnsupportedOperation):     # a pipe has no position
             offset = file.tell()
     transfer = _Transfer(number, sock, -1 if count is None else count, offset=offset, how=how, more=more,
-                         timeout_ns=_wait_ns(sock))
+                         timeout_ns=_wait_ns(sock), no_disk=bool(flags & SF_NODISKIO))
     whole = True
     try:
         transfer.run()

@@ -419,6 +419,7 @@ cdef class Transfer:
     that was cut: EFAULT instead of SIGBUS. piece: most to be taken from the source at once. given_back: of
     data, which the sink then sends in place if its path can; called once, when nobody needs the data any more. ``run``
     then queues all of it or nothing, or copies it. ahead: bytes of a file to be asked for before they are taken.
+    no_disk: EBUSY instead of waiting for a file's disk.
     """
 
     cdef xfer x
@@ -429,7 +430,8 @@ cdef class Transfer:
 
     def __cinit__(self, source, sink, long long count=-1, *, offset=None, data=None, how="auto", checksum="auto",
                   bint more=False, bint peek=False, long long timeout_ns=-1, bint guarded=False,
-                  Py_ssize_t piece=ORIGIN_CHUNK, given_back=None, long long ahead=0):
+                  Py_ssize_t piece=ORIGIN_CHUNK, given_back=None, long long ahead=0,
+                  bint no_disk=False):
         memset(&self.x, 0, sizeof(xfer))
         self.x.o.fd = -1
         self.x.out = -1
@@ -437,6 +439,7 @@ cdef class Transfer:
         self.x.left = count
         self.x.more = more
         self.x.peek = peek
+        self.x.o.no_disk = no_disk
         self.x.ahead = min(ahead, <long long>AHEAD)
         self.x.piece = max(1, min(piece, <Py_ssize_t>ORIGIN_CHUNK))
         self.x.deadline = NS_NEVER if timeout_ns < 0 else NO_WAIT if timeout_ns == 0 else clock_now() + timeout_ns

@@ -35,6 +35,9 @@ cdef bint sys_resident(void *base, size_t length) noexcept nogil
 # Read the pages of a mapping in, and map them, so that touching them does not wait. -EFAULT: beyond the end of the
 # file. -EINVAL, -ENOSYS: the kernel cannot (before 5.14); then the pages are read when they are touched.
 cdef int sys_populate(void *base, size_t length) noexcept nogil
+# Of n bytes at an offset, those that can be read without waiting for a disk; -EOPNOTSUPP where the file system does not
+# say. At the end of the file: all of them.
+cdef int64_t sys_file_cached(int fd, int64_t offset, int64_t n) noexcept nogil
 # Have a part of a file read into memory, and do not wait for it. 0, or -errno.
 cdef int sys_read_ahead(int fd, int64_t offset, int64_t n) noexcept nogil
 # The descriptor's O_* flags.

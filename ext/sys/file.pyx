@@ -1,6 +1,6 @@
 """System calls on files: see file.pxd. Thin wrappers, no policy."""
 
-from libc.errno cimport ENOSYS, EOPNOTSUPP, errno
+from libc.errno cimport EAGAIN, ENOSYS, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint64_t
 
 from ustack._core.sys.io cimport iovec
@@ -65,6 +65,7 @@ cdef extern from *:
     ssize_t c_pread "pread"(int fd, void *p, size_t n, int64_t offset) noexcept nogil
     ssize_t c_read "read"(int fd, void *p, size_t n) noexcept nogil
     ssize_t c_writev "writev"(int fd, const iovec *v, int n) noexcept nogil
+    ssize_t c_preadv2 "preadv2"(int fd, const iovec *v, int n, int64_t offset, int flags) noexcept nogil
     ssize_t c_pwritev2 "pwritev2"(int fd, const iovec *v, int n, int64_t offset, int flags) noexcept nogil
     int64_t c_lseek "lseek"(int fd, int64_t offset, int whence) noexcept nogil
     int c_fadvise "posix_fadvise"(int fd, int64_t offset, int64_t n, int advice) noexcept nogil
@@ -118,6 +119,23 @@ cdef bint sys_resident(void *base, size_t length) noexcept nogil:
 
 cdef int sys_populate(void *base, size_t length) noexcept nogil:
     return 0 if c_madvise(base, length, MADV_POPULATE_READ) == 0 else -errno
+
+
+cdef int64_t sys_file_cached(int fd, int64_t offset, int64_t n) noexcept nogil:
+    cdef int64_t done = 0
+    cdef char byte
+    cdef iovec v
+    cdef ssize_t r
+    v.iov_base = &byte
+    v.iov_len = 1
+    while done < n:
+        r = c_preadv2(fd, &v, 1, offset + done, RWF_NOWAIT)
+        if r == 0:
+            return n
+        if r < 0:
+            return done if errno == EAGAIN else -errno
+        done += 4096 - ((offset + done) & 4095)         # the smallest page there is
+    return done if done < n else n
 
 
 cdef int sys_read_ahead(int fd, int64_t offset, int64_t n) noexcept nogil:

@@ -38,6 +38,7 @@ cdef struct origin:
     int sums                    # SUM_*, of memory
     file_facts facts
     bint positional             # it has offsets: a file
+    bint no_disk                # -EBUSY instead of waiting for a disk
     int64_t at                  # next byte of the file
     const uint8_t *bytes        # of memory
     uint8_t *scratch            # FROM_READ's buffer of ORIGIN_CHUNK bytes; owned

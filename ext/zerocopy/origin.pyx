@@ -1,6 +1,6 @@
 """Where bytes to be sent come from: see origin.pxd."""
 
-from libc.errno cimport EFAULT, EINVAL, ENOMEM, ENOSYS
+from libc.errno cimport EBUSY, EFAULT, EINVAL, ENOMEM, ENOSYS
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport malloc
@@ -10,7 +10,7 @@ from ustack._core.base.ledger cimport LR_CSUM_TX, LR_FILE_READ, LR_TX_COPY, ledg
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport allocb, dblk, freemsg, mblk, mblk_len, msgcopyin, msgcopyin_csum
 from ustack._core.sys.file cimport (
-    FILE_REGULAR, sys_file_facts, sys_populate, sys_pread, sys_read_some, sys_resident)
+    FILE_REGULAR, sys_file_cached, sys_file_facts, sys_populate, sys_pread, sys_read_some, sys_resident)
 from ustack._core.sys.guard cimport guard_copy
 from ustack._core.sys.memory cimport page_size
 from ustack._core.zerocopy.window cimport WINDOW, window, window_block, window_get, window_put
@@ -242,11 +242,18 @@ cdef mblk *take_window(origin *o, arena *a, ledger *book, size_t max, bint gathe
 cdef mblk *origin_take(origin *o, arena *a, ledger *book, size_t max, bint gather, uint32_t stride, uint32_t phase,
                        bint *unmapped, int *err) noexcept nogil:
     cdef mblk *m
+    cdef int64_t cached
     err[0] = 0
     unmapped[0] = False
     if o.how == FROM_MEMORY:
         return take_memory(o, a, book, max, stride, phase, err)
     gather = gather and o.how in (FROM_AUTO, FROM_GATHER)
+    if o.no_disk and o.facts.kind == FILE_REGULAR:
+        cached = sys_file_cached(o.fd, o.at, <int64_t>(max if max < ORIGIN_GATHERED else ORIGIN_GATHERED))
+        if cached <= 0:
+            err[0] = <int>cached if cached < 0 else -EBUSY
+            return NULL
+        max = <size_t>cached
     if gather or o.how == FROM_MMAP:
         if o.facts.kind == FILE_REGULAR:
             m = take_window(o, a, book, max, gather, err)

@@ -15,6 +15,7 @@ from helpers import Background
 
 import ustack
 from ustack._core.py.transfers import file_windows
+from ustack.socket import SF_NODISKIO
 
 DATA = random.Random(1).randbytes(3_000_017)
 HOWS = ["auto", "read", "mmap", "copy", "gather"]
@@ -437,3 +438,38 @@ def test_an_unknown_form_of_the_checksum(pair):
     with pytest.raises(ValueError, match="checksum is one of"):
         pair[0].write(b"x", checksum="sha")
     assert pair[0].write(b"") == 0
+
+
+@pytest.mark.parametrize("how", ["auto", "copy", "mmap", "read", "gather"])
+def test_no_disk_is_waited_for(tmp_path, how):
+    """SF_NODISKIO: what is in memory goes, then EBUSY says how much that was; to read on helps."""
+    data = random.Random(1).randbytes(4 << 20)
+    with open(tmp_path / "cold", "w+b", buffering=0) as f, ustack.Stack() as near, ustack.Stack() as far:
+        f.write(data)
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 1 << 20, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(f.fileno(), [bytearray(1)], 3 << 20, os.RWF_NOWAIT)
+            pytest.skip("this file system keeps files in memory")
+        except BlockingIOError:
+            pass
+        except OSError:
+            pytest.skip("this file system does not say what is in memory")
+        for net, link, k in zip((near, far), ustack.pair(device=True), (1, 2), strict=True):
+            net.add_interface(link, addresses=[f"10.9.0.{k}/24"])
+        with far.create_server(("10.9.0.2", 0)) as listener, near.create_connection(listener.getsockname()) as c:
+            s, _ = listener.accept()
+            with s:
+                got = Background(read_all, s)
+                with pytest.raises(OSError, match="busy") as caught:
+                    c.sendfile(f, how=how, headers=[b"head"], flags=SF_NODISKIO)
+                moved = caught.value.moved - 4
+                assert caught.value.errno == errno.EBUSY
+                assert moved <= 3 << 20
+                assert f.tell() == moved
+                assert f.read() == data[moved:]
+                assert c.sendfile(f, moved, how=how, flags=SF_NODISKIO) == len(data) - moved
+                c.shutdown(socket.SHUT_WR)
+                assert got.result(60) == b"head" + data
+                with pytest.raises(OSError, match="SF_NODISKIO"):
+                    c.sendfile(f, flags=2)
