@@ -22,7 +22,8 @@ WINDOW, PIECE = 16, 65536       # messages that there are places for, and the si
 WORDS = 4                       # places for messages without bytes: two grants, an end, a stop
 SPARE = 6                       # descriptors to send words by
 SLICE, AWAY = 0.05, 0.001       # seconds: how long one wait is; and where places may come back that nobody tells of
-IDLE, CONNECTED, UNRELIABLE = 0, 1, 1
+IDLE, CONNECTED, UNRELIABLE = 0, 1, 1       # of VIPL
+NO_RESOURCE = 3
 
 HELLO, GRANT, END, ERROR, STOP = range(1, 6)    # the upper 8 bits of a word; the lower 24 are a number
 NUMBERS = (1 << 24) - 1
@@ -84,7 +85,12 @@ class Credits:
         self._high: int | None = None           # most of it at a time
         self._flushed: list[Flight] = []        # what a lost connection has given back
         self._cut = False                       # and whether the peer misses any of it
-        self._set_up(window, piece)
+        try:
+            self._set_up(window, piece)
+        except BaseException:
+            for memory in self._own:
+                memory.deregister()
+            raise
         vi._stream = self
 
     def _set_up(self, window: int | None, piece: int | None) -> None:
@@ -288,4 +294,4 @@ class Credits:
                 self._vi._changed(mark, min(left, AWAY if self._away else SLICE),
                                   sends or bool(self._flying and self._credits))
         except ViaError as error:
-            raise OSError(errno.EBADF, str(error)) from None
+            raise OSError(errno.ENOMEM if error.code == NO_RESOURCE else errno.EBADF, str(error)) from None

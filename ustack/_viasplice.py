@@ -134,7 +134,7 @@ class StreamTransfer:
                 role.__exit__(None, None, None)
 
     def _run(self) -> int:
-        how: tuple[int, int] = END, 0
+        how: tuple[int, int] | None = END, 0
         try:
             if isinstance(self._sink, Stream):
                 self._sink._high = self._high
@@ -143,8 +143,8 @@ class StreamTransfer:
                 self._from_stream(self._source)
         except Cancelled:
             how = ERROR, errno.ECANCELED
-        except OSError as error:
-            how = ERROR, error.errno or errno.EIO
+        except OSError as error:        # a time-out has no number, and may be followed by another splice
+            how = (ERROR, error.errno) if error.errno not in (None, errno.EAGAIN) else None
             raise
         except BaseException:
             how = ERROR, errno.ECANCELED
@@ -153,14 +153,12 @@ class StreamTransfer:
             if isinstance(self._sink, Stream):
                 self._sink._high = None
             self._settle_flushed()
-            if self._pass_end:
+            if self._pass_end and how is not None:
                 self._tell(*how)
         return self.moved
 
     def _tell(self, kind: int, number: int) -> None:
         """The VIs how it ended."""
-        if number in (errno.EAGAIN, errno.ETIMEDOUT):
-            return                          # a time-out of the caller's: it may go on
         try:
             if isinstance(self._sink, Stream):
                 self._sink._finish(kind, number)
@@ -291,9 +289,7 @@ class StreamTransfer:
             buffer = sink._free.pop()
             n = self._size(min(end - start, buffer.size))
             buffer.copy_in(held.buffer.data[start:start + n])
-            self._lend(source, held)
             sink._send_part(buffer, 0, n, None, buffer)
-            source._returned.append(held)
         self._count(n)
         source._consume(n)
         return n

@@ -331,9 +331,9 @@ def test_a_timeout_of_the_stream_holds(tmp_path):
         assert caught.value.moved == 0
         f.seek(0)
         x.settimeout(0)
-        assert ustack.splice(f, x) == 2000
+        assert ustack.splice(f, x, pass_end=True) == 2000
         with pytest.raises(BlockingIOError) as caught:
-            ustack.splice(f, x)
+            ustack.splice(f, x, pass_end=True)      # it can go on: nobody is told of an end
         assert caught.value.moved == 0
         assert f.tell() == 2000
 
