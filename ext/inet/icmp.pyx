@@ -18,8 +18,8 @@ from ustack._core.inet.inet cimport (ICMP_ERR_ADMIN, ICMP_ERR_HOST, ICMP_ERR_NET
 from ustack._core.inet.path cimport path
 from ustack._core.mem.mblk cimport (HEADROOM, alloc_header, allocb, freemsg, linkb, mblk, mblk_len, msgcopyout,
                                     msgcsum, pullupmsg, writable)
-from ustack._core.wire.icmp cimport (ICMP_ECHO, ICMP_ECHO_REPLY, ICMP_LEN, ICMP_PARAM_PROBLEM, ICMP_SUM,
-                                     ICMP_TIME_EXCEEDED, ICMP_UNREACH, UNREACH_ADMIN, UNREACH_HOST,
+from ustack._core.wire.icmp cimport (EXCEEDED_REASSEMBLY, ICMP_ECHO, ICMP_ECHO_REPLY, ICMP_LEN, ICMP_PARAM_PROBLEM,
+                                     ICMP_SUM, ICMP_TIME_EXCEEDED, ICMP_UNREACH, UNREACH_ADMIN, UNREACH_HOST,
                                      UNREACH_HOST_PROHIBITED, UNREACH_NEEDFRAG, UNREACH_NET, UNREACH_NET_PROHIBITED,
                                      UNREACH_PORT, UNREACH_PROTO, UNREACH_SRCFAIL, icmp_check, icmp_emit, icmp_header,
                                      icmp_is_error, icmp_parse)
@@ -256,7 +256,9 @@ cdef void icmp_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nog
         net.echo.input(net.echo.owner, taken, ip)
         return
     # Source quench (RFC 6633), redirects (one gateway knows no better), timestamps and masks are not acted upon.
-    if not ip.broadcast and (h.type == ICMP_UNREACH or h.type == ICMP_TIME_EXCEEDED or h.type == ICMP_PARAM_PROBLEM):
+    # What was not put together in time is the business of who sends it again, as Linux has it.
+    if not ip.broadcast and (h.type == ICMP_UNREACH or h.type == ICMP_PARAM_PROBLEM
+                             or h.type == ICMP_TIME_EXCEEDED and h.code != EXCEEDED_REASSEMBLY):
         error_input(net, taken, ip, &h)
     else:
         count(&net.ctx.n, C_ICMP_IGNORED)

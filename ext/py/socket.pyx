@@ -67,6 +67,7 @@ cdef enum:
     SO_LINGER = 13
     SO_RCVTIMEO = 20
     SO_SNDTIMEO = 21
+    SO_BINDTODEVICE = 25
     SO_MAX_PACING_RATE = 47
     SO_PROTOCOL = 38
     SO_DOMAIN = 39
@@ -1034,6 +1035,10 @@ cdef class Socket:
         if level == SOL_SOCKET and (optname == SO_RCVTIMEO or optname == SO_SNDTIMEO):
             self._set_wait(optname, value)
             return
+        if level == SOL_SOCKET and optname == SO_BINDTODEVICE:
+            self.enter()
+            self.leave()
+            fail(-ENOPROTOOPT, "an address binds a socket to its interface")
         bounds = kept_option(self.type == STREAM, self.family == AF_INET6, level, optname)
         if bounds is not None:
             self._keep(level, optname, value, bounds)

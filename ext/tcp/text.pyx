@@ -15,11 +15,11 @@ from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
     TF_DSACK, TF_FIN_KNOWN, TF_FIN_RCVD, TF_ORPHAN, TF_SACK, TF_SHUT_RD, has, interval, tcb, tcb_post,
 )
-from ustack._core.tcp.close cimport conn_abort, enter_time_wait
+from ustack._core.tcp.close cimport conn_end, enter_time_wait
 from ustack._core.tcp.pressure cimport pressure_keeps
 from ustack._core.tcp.queue cimport rcv_held, rq_append, rq_collapse, storage_of
 from ustack._core.tcp.reassembly cimport ooo_add, ooo_free, ooo_prune, ooo_take
-from ustack._core.tcp.segment cimport seg_ack
+from ustack._core.tcp.segment cimport seg_ack, seg_reset_reply
 from ustack._core.tcp.tcp cimport (
     TCPS_CLOSE_WAIT, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_FIN_WAIT_2, TCPS_SYN_RECEIVED,
 )
@@ -45,7 +45,8 @@ cdef bint take_text(tcb *c, arrival *s) noexcept nogil:
         return True                     # the peer has sent its FIN: there can be no more text
     if nobody_will_read(c) and seq_gt(seq + s.n, c.rcv_nxt):
         count(&s.t.ctx.n, C_TCP_ABORT_UNREAD)
-        conn_abort(c, ECONNRESET)
+        seg_reset_reply(s.t, s.ip, &s.h, s.n)
+        conn_end(c, ECONNRESET)
         return False
     m = trim(c, s)
     if m == NULL:

@@ -301,7 +301,15 @@ def test_closing_and_last_ack_need_their_fin_acknowledged():
 @pytest.mark.parametrize("state", ["ESTABLISHED", "FIN-WAIT-1", "CLOSE-WAIT"])
 def test_duplicates_of_old_acks_are_ignored(state: str):
     """SND.UNA - MAX.SND.WND <= SEG.ACK < SND.UNA: nothing changes, nothing is answered, text is taken."""
-    p = STATES[state]()
+    p = established()
+    p.conn.send(bytes(2000))
+    p.send("A", 1, 2001)
+    if state == "FIN-WAIT-1":
+        p.conn.shutdown(1)
+    elif state == "CLOSE-WAIT":
+        p.send("FA", 1, 2001)
+    assert p.conn.state == state
+    p.recv_all()
     nxt, ours = numbers(p)
     p.send("A", nxt, ours - 1000)
     p.recv_nothing()

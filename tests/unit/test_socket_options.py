@@ -161,6 +161,16 @@ def test_what_is_set_is_read_again(alone: ustack.Stack, kind: int, option: int, 
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize("kind", [us.SOCK_STREAM, us.SOCK_DGRAM])
+@pytest.mark.parametrize(("level", "option", "value"), [
+    (us.SOL_SOCKET, 25, b"lo"), (us.SOL_SOCKET, 29, 1), (us.SOL_SOCKET, 42, 0), (us.SOL_SOCKET, 49, 0),
+    (us.IPPROTO_IP, 35, bytes(8)), (us.IPPROTO_TCP, 10, 1000), (us.IPPROTO_TCP, 23, 5), (us.IPPROTO_IPV6, 26, 1)])
+def test_what_is_not_there_is_refused(
+        alone: ustack.Stack, kind: int, level: int, option: int, value: int | bytes) -> None:
+    with alone.socket(us.AF_INET, kind) as s, pytest.raises(OSError, match=rf"Errno {errno.ENOPROTOOPT}\]"):
+        s.setsockopt(level, option, value)
+
+
 def test_who_is_accepted_has_the_listeners_options(alone: ustack.Stack) -> None:
     with alone.create_server(("127.0.0.1", 0)) as server:
         server.setsockopt(us.SOL_SOCKET, us.SO_PRIORITY, 5)

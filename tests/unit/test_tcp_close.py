@@ -193,7 +193,7 @@ def test_data_after_close_resets():
     p.recv("FA", seq=1)
     p.send("A", 1, 2)
     p.send("A", 1, 2, b"are you there?")
-    p.recv("RA")
+    p.recv("R", seq=2)                                      # RFC 9293 3.10.7.1, as if it had never been
     assert p.host.count == 1
 
 

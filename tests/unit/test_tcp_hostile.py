@@ -52,6 +52,23 @@ def test_challenge_acks_are_limited_globally_at_random():
     assert all(500 <= n <= 1500 for n in seen)
 
 
+def test_an_ack_of_what_was_never_sent_adds_no_text():
+    """As on Linux: however large the window, what is older than the connection cannot be acknowledged."""
+    p = established(window=60000)
+    p.send("A", 1, -9, b"ghost")
+    p.recv_challenge()
+    assert p.counter("ack_old") == 1
+    assert p.conn.recv() == -11
+    p.send("A", 1, 0, b"our SYN")                   # what is acknowledged already may be so again
+    assert p.conn.recv() == b"our SYN"
+    p.conn.send(b"x" * 100)
+    p.send("A", 8, 101)
+    p.recv_all()
+    p.send("A", 8, 1, b"late")
+    assert p.conn.recv() == b"late"
+    still_works(p)
+
+
 def test_blind_data_with_an_impossible_ack():
     p = established()
     for ack in (5000, -(1 << 25), 1 << 30):

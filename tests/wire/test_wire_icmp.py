@@ -115,6 +115,18 @@ def test_unreachable_ends_a_connect_with_the_error_that_linux_has_for_it(wire, c
         assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == number
 
 
+def test_what_was_not_put_together_in_time_ends_no_connect(wire):
+    """11/1, unlike 11/0: as on Linux, the SYN is simply sent again."""
+    with wire.net.socket() as s:
+        s.setblocking(False)
+        assert s.connect_ex((PEER, 80)) == errno.EINPROGRESS
+        [syn] = wire.drain()
+        wire.dropped(ip(ICMP(type=11, code=1) / syn), icmp_ignored=1)
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        wire.send(ip(ICMP(type=11, code=0) / syn))
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EHOSTUNREACH
+
+
 def test_a_quotation_of_somebody_elses_port_is_ignored(wire):
     s, sent = connected(wire)
     with s:
