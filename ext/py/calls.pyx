@@ -8,7 +8,7 @@ from libc.errno cimport EAGAIN, EBADF, EDESTADDRREQ, EINPROGRESS, EINTR, EINVAL,
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from ustack._core.base.addr cimport ipaddr
+from ustack._core.base.addr cimport ip_is4, ipaddr
 from ustack._core.base.codes cimport EV_IN, EV_OUT
 from ustack._core.base.ledger cimport LR_TX_COPY
 from ustack._core.base.types cimport ns_t
@@ -311,7 +311,8 @@ cdef int send_as(sock *s, mblk *taken, const ipaddr *to, uint16_t port, int gso_
     cdef udp_pcb *p = s.udp
     cdef udp_pcb own = p[0]
     cdef int r
-    if from_ != NULL and not inet_is_local(&s.eng.net, from_, NULL):
+    cdef const ipaddr *peer = to if to != NULL else &p.entry.key.raddr
+    if from_ != NULL and (ip_is4(from_) != ip_is4(peer) or not inet_is_local(&s.eng.net, from_, NULL)):
         freemsg(taken)
         return -EINVAL
     if ttl >= 0:

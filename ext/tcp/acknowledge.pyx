@@ -50,17 +50,19 @@ cdef bint completes_handshake(tcb *c, arrival *s) noexcept nogil:
     return handshake_done(c, s)
 
 
+cdef uint32_t oldest(const tcb *c) noexcept nogil:
+    """How far behind SND.UNA an ACK may be."""
+    return c.snd_wnd_max if c.bytes_acked >= c.snd_wnd_max else <uint32_t>c.bytes_acked + 1     # and the SYN
+
+
 cdef bint acceptable(tcb *c, arrival *s) noexcept nogil:
     """SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT, or a challenge (RFC 5961 5.2); and as on Linux, no ACK of what was
     never sent, however large the window: it would let whoever guesses add text to a young connection."""
-    cdef uint32_t back = c.snd_wnd_max
     if seq_gt(s.h.ack, c.snd_nxt):
         count(&s.t.ctx.n, C_TCP_ACK_FUTURE)
         challenge(c)
         return False
-    if c.bytes_acked < back:
-        back = <uint32_t>c.bytes_acked + 1          # and the SYN
-    if seq_lt(s.h.ack, c.snd_una - back):
+    if seq_lt(s.h.ack, c.snd_una) and c.snd_una - s.h.ack > oldest(c):
         count(&s.t.ctx.n, C_TCP_ACK_OLD)
         challenge(c)
         return False

@@ -105,7 +105,7 @@ cdef bint put_out(tcb *c) noexcept nogil:
     cdef int number = 0
     unmark(c)
     if output(c):
-        if c.notsent_lowat and c.flags2 & TF2_WANT_OUT:
+        if c.flags2 & TF2_WANT_OUT and c.notsent_lowat:
             tell_writer(c)
         return True
     while number < net.nifs and net.ifs[number] != c.way.ifp:

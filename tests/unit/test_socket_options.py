@@ -286,6 +286,9 @@ def test_how_a_datagram_came_by_ip6() -> None:
             assert [item[:2] for item in items] == [(41, us.IPV6_PKTINFO), (41, us.IPV6_HOPLIMIT), (41, us.IPV6_TCLASS)]
             assert items[0][2][:16] == us.inet_pton(us.AF_INET6, B6)
             assert [struct.unpack("i", item[2])[0] for item in items[1:]] == [5, 0x20]
+            mixed = struct.pack("=i4s4s", 0, us.inet_aton("127.0.0.1"), bytes(4))
+            with pytest.raises(OSError, match=rf"Errno {errno.EINVAL}\]"):
+                client.sendmsg([b"x"], [(us.IPPROTO_IP, us.IP_PKTINFO, mixed)], 0, (B6, 53))
 
 
 def test_the_ttl_of_what_goes_to_groups() -> None:
