@@ -6,20 +6,22 @@ User memory is copied from before the engine's lock is taken, and to after it is
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS
+from libc.errno cimport EAGAIN, EFAULT, EINTR, EMSGSIZE, ENOBUFS
 from libc.stddef cimport size_t
 from libc.stdint cimport uint16_t
 
 from ustack._core.base.addr cimport ip_equal, ipaddr
 from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
 from ustack._core.base.types cimport ns_t
+from ustack._core.mem.guarded cimport msgcopyout_guarded
 from ustack._core.mem.mblk cimport freelist, freemsg, mblk, msgbytes, msgcopyin, msgcopyout
 from ustack._core.py.address cimport AF_INET, AF_INET6, format_endpoint, parse_endpoint
 from ustack._core.py.ancillary cimport ancillary_in
 from ustack._core.py.calls cimport NO_WAIT, call_recv_many, call_recvfrom, call_send_many
 from ustack._core.py.driver cimport driver
-from ustack._core.py.errors cimport fail
+from ustack._core.py.errors cimport check, fail
 from ustack._core.stack.sockets cimport sock
+from ustack._core.sys.guard cimport guard_install
 from ustack._core.udp.udp cimport udp_meta
 
 cdef enum:
@@ -133,6 +135,20 @@ cdef inline void advance(cursor *c) noexcept:
         c.at = 0
 
 
+cdef object gone():
+    raise OSError(EFAULT, "the memory to receive into is gone: its file was cut")
+
+
+cdef int copy_to(driver *d, mblk *m, size_t at, void *to, size_t n, bint guarded) except -1:
+    if not guarded:
+        msgcopyout(&d.eng.ctx.book, LR_RX_COPY, m, at, to, n)
+        return 0
+    check(guard_install())
+    if msgcopyout_guarded(&d.eng.ctx.book, LR_RX_COPY, m, at, to, n) < n:
+        gone()
+    return 0
+
+
 cdef list recv_datagrams(driver *d, sock *s, int max, size_t size, ns_t deadline, bint main_thread):
     cdef mblk *taken = take(d, s, max, deadline, main_thread)
     cdef cursor c = cursor(taken, 0, 0, NULL)
@@ -152,8 +168,8 @@ cdef list recv_datagrams(driver *d, sock *s, int max, size_t size, ns_t deadline
     return result
 
 
-cdef list recv_datagrams_into(driver *d, sock *s, char *to, size_t stride, int max, bint whole, ns_t deadline,
-                              bint main_thread):
+cdef list recv_datagrams_into(driver *d, sock *s, char *to, size_t stride, int max, bint whole, bint guarded,
+                              ns_t deadline, bint main_thread):
     cdef mblk *taken = take(d, s, max, deadline, main_thread)
     cdef cursor c = cursor(taken, 0, 0, NULL)
     cdef list result = []
@@ -163,7 +179,7 @@ cdef list recv_datagrams_into(driver *d, sock *s, char *to, size_t stride, int m
         while c.m != NULL:
             address = step(s, &c, address)
             n = c.n if c.n < stride else stride
-            msgcopyout(&d.eng.ctx.book, LR_RX_COPY, c.m.cont, c.at, to, n)
+            copy_to(d, c.m.cont, c.at, to, n, guarded)
             to += stride
             result.append((c.n if whole else n, address))
             advance(&c)
@@ -177,7 +193,7 @@ cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, dict
     cdef udp_meta meta
     cdef mblk *m = NULL
     cdef Py_buffer b
-    cdef size_t at = 0
+    cdef size_t n, whole, at = 0
     cdef int flags = 0
     cdef int r
     while True:
@@ -190,12 +206,17 @@ cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, dict
         stopped(r, deadline)
     if m == NULL:
         return 0, [], 0, None           # receiving was shut down
+    whole = msgbytes(m)
     try:
         for view in views:
             PyObject_GetBuffer(view, &b, PyBUF_CONTIG)
-            at += msgcopyout(&d.eng.ctx.book, LR_RX_COPY, m, at, b.buf, b.len)
-            PyBuffer_Release(&b)
-        if msgbytes(m) > at:
+            n = min(<size_t>b.len, whole - at)
+            try:
+                copy_to(d, m, at, b.buf, n, may_end(view))
+            finally:
+                PyBuffer_Release(&b)
+            at += n
+        if whole > at:
             flags |= MSG_TRUNC
     finally:
         freemsg(m)

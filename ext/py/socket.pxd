@@ -35,4 +35,4 @@ cdef class Socket:
     cdef mblk *_take(self, size_t n, int flags) except? NULL
     cdef size_t _copy_out(self, mblk *m, void *to, size_t n) noexcept
     cdef mblk *_take_datagram(self, int flags, udp_meta *meta) except? NULL
-    cdef tuple _recv_datagram_into(self, char *to, size_t room, int flags)
+    cdef tuple _recv_datagram_into(self, char *to, size_t room, int flags, bint guarded)

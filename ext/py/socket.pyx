@@ -23,28 +23,31 @@ from ustack._core.base.addr cimport ipaddr
 from ustack._core.base.codes cimport EV_ERR, EV_HUP
 from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
 from ustack._core.base.types cimport NS_NEVER, ns_t
-from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgcopyin, msgcopyout, msgdsize
+from ustack._core.mem.guarded cimport msgcopyout_guarded
+from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgconsume, msgcopyin, msgcopyout, msgdsize
 from ustack._core.py.address cimport AF_INET, AF_INET6, format_endpoint, parse_endpoint
 from ustack._core.py.ancillary cimport ancillary_out, kept_option, manner
 from ustack._core.py.buffers cimport wrap_mblk
 from ustack._core.py.calls cimport (
     NO_WAIT, call_accept, call_connect, call_connect_wait, call_recv, call_recv_now, call_recvfrom, call_send,
     call_sendto, call_sendto_as)
-from ustack._core.py.datagrams cimport recv_datagrams, recv_datagrams_into, recv_scattered, send_datagrams
+from ustack._core.py.datagrams cimport (
+    copy_to, gone, may_end, recv_datagrams, recv_datagrams_into, recv_scattered, send_datagrams)
 from ustack._core.py.direct cimport collect, opt_in, opted_in, send_in_place
 from ustack._core.py.driver cimport (
     clock_now, driver_flush_unlock, driver_lock, driver_signal_closed, driver_unlock, linger_until,
-    sock_fileno, sock_unfile)
+    sock_fileno, sock_note, sock_unfile)
 from ustack._core.py.errors cimport check, fail
 from ustack._core.py.loop cimport loop_forget_fired
 from ustack._core.py.options cimport congestion_name, option_get, option_set, pack_tcp_info
 from ustack._core.py.stack cimport Stack
 from ustack._core.stack.sockets cimport (
     SOCK_PING, SOCK_TCP, SOCK_UDP, sock, sock_bind_ping, sock_close, sock_events, sock_free, sock_new)
+from ustack._core.sys.guard cimport guard_install
 from ustack._core.tcp.tcp cimport (
-    TCPO_LINGER, tcp_bind, tcp_getopt, tcp_listen, tcp_local, tcp_remote, tcp_send_room, tcp_set_congestion,
-    tcp_shutdown, tcp_state,
-    tcp_unacked)
+    TCPO_LINGER, tcp_bind, tcp_getopt, tcp_listen, tcp_local, tcp_recv_ready, tcp_remote, tcp_send_room,
+    tcp_set_congestion, tcp_shutdown, tcp_state, tcp_unacked)
+from ustack._core.tcp.unread cimport tcp_unread
 from ustack._core.udp.udp cimport UDP_OWN_SIZE, udp_bind, udp_disconnect, udp_meta
 
 cdef enum:
@@ -757,7 +760,11 @@ cdef class Socket:
         return b"".join(parts)
 
     def recv_into(self, buffer, ssize_t nbytes=0, int flags=0) -> int:
-        """Receive into a writable buffer; returns the number of bytes, 0 at the end of the stream."""
+        """Receive into a writable buffer; returns the number of bytes, 0 at the end of the stream.
+
+        Into pages of a mapped file that is cut meanwhile: fewer bytes, or OSError (EFAULT) if there is no place for one;
+        what found no place of a stream is the next to be received, a datagram is lost.
+        """
         cdef Py_buffer b
         cdef mblk *m
         cdef size_t n
@@ -779,12 +786,16 @@ cdef class Socket:
         try:
             if self.s.kind != SOCK_TCP:
                 self._need(SOCK_UDP, "recv_into")
-                return self._recv_datagram_into(<char *>b.buf, n, flags)[0]
+                return self._recv_datagram_into(<char *>b.buf, n, flags, may_end(buffer))[0]
             if flags & MSG_WAITALL and not flags & MSG_PEEK:
                 return self._recv_all_into(memoryview(buffer).cast("B")[:n], flags)
+            if may_end(buffer):
+                check(guard_install())
             m = self._take(n, flags)
             if m == NULL:
                 return 0
+            if may_end(buffer):
+                return copy_guarded(self, m, b.buf, msgdsize(m), flags & MSG_PEEK != 0)
             return self._copy_out(m, b.buf, n)
         finally:
             PyBuffer_Release(&b)
@@ -887,14 +898,20 @@ cdef class Socket:
             return data[:bufsize], format_endpoint(self.family, &meta.src, 0), whole + 8
         return data, format_endpoint(self.family, &meta.src, meta.sport), whole
 
-    cdef tuple _recv_datagram_into(self, char *to, size_t room, int flags):
+    cdef tuple _recv_datagram_into(self, char *to, size_t room, int flags, bint guarded):
         cdef udp_meta meta
         cdef mblk *m = self._take_datagram(flags, &meta)
         cdef size_t whole = msgdsize(m) if m != NULL else 0
         cdef size_t n = whole if whole < room else room
         if m == NULL:
             return 0, None, 0
-        self._copy_out(m, to, n)
+        if guarded:
+            try:
+                copy_to(self.d, m, 0, to, n, True)
+            finally:
+                freemsg(m)
+        else:
+            self._copy_out(m, to, n)
         return (whole if flags & MSG_TRUNC else n), format_endpoint(self.family, &meta.src, meta.sport), whole
 
     def recvfrom(self, ssize_t bufsize, int flags=0):
@@ -926,7 +943,7 @@ cdef class Socket:
             self._need(SOCK_UDP, "recvfrom_into")
             if nbytes > b.len:
                 raise ValueError("nbytes is greater than the length of the buffer")
-            return self._recv_datagram_into(<char *>b.buf, nbytes if nbytes else b.len, flags)[:2]
+            return self._recv_datagram_into(<char *>b.buf, nbytes if nbytes else b.len, flags, may_end(buffer))[:2]
         finally:
             PyBuffer_Release(&b)
             self.leave()
@@ -959,6 +976,8 @@ cdef class Socket:
             raise TypeError("recvmsg_into() argument 1 must be an iterable of single-segment read-write buffers")
         if self.s.kind == SOCK_UDP:
             return self._recv_scattered(views, ancbufsize, flags)
+        if self.type == STREAM and not flags & MSG_PEEK and any(may_end(view) for view in views):
+            return self._recv_scattered_stream(views, flags), [], 0, None
         data, anc, msg_flags, address = self.recvmsg(sum(v.nbytes for v in views), ancbufsize, flags)
         at = 0
         for view in views:
@@ -966,6 +985,23 @@ cdef class Socket:
             view[:len(part)] = part
             at += len(part)
         return len(data), anc, msg_flags, address
+
+    def _recv_scattered_stream(self, list views, int flags):
+        """Into memory that may end: what is there, each view by itself, the first of them waiting."""
+        got = 0
+        for view in views:
+            if view.nbytes and got and not flags & MSG_WAITALL and not has_bytes(self):
+                break
+            try:
+                n = self.recv_into(view, 0, flags) if view.nbytes else 0
+            except OSError:
+                if got == 0:
+                    raise
+                break
+            got += n
+            if n < view.nbytes:
+                break
+        return got
 
     def _recv_scattered(self, list views, size_t ancbufsize, int flags):
         if flags & MSG_ERRQUEUE:
@@ -1014,7 +1050,7 @@ cdef class Socket:
             try:
                 self._need(SOCK_UDP, "recvmmsg_into")
                 return recv_datagrams_into(self.d, self.s, <char *>b.buf, stride, many, flags & MSG_TRUNC != 0,
-                                           self.deadline_in(flags), on_main_thread())
+                                           may_end(buffer), self.deadline_in(flags), on_main_thread())
             except TimeoutError:
                 self.late(1)
             finally:
@@ -1357,3 +1393,34 @@ def _option_value(level, optname, value) -> int:
     if len(raw) < 4:
         raise OSError(EINVAL, "the option's value is an int, or at least 4 bytes")
     return struct.unpack_from("i", raw)[0]
+
+
+# --- to memory that may end -----------------------------------------------------------------------------------------
+
+cdef Py_ssize_t copy_guarded(Socket s, mblk *taken, void *to, size_t n, bint peek) except -1:
+    """Copy a taken chain, which is freed, to memory that may end: what finds no place is the next to be received."""
+    cdef size_t got
+    with nogil:
+        got = msgcopyout_guarded(&s.d.eng.ctx.book, LR_RX_COPY, taken, 0, to, n)
+        if got < n and not peek:
+            taken = msgconsume(taken, got)
+            driver_lock(s.d)
+            if not s.s.closed:
+                tcp_unread(s.s.tcp, taken)
+                taken = NULL
+            if s.s.note_fd >= 0:
+                sock_note(s.s)
+            driver_flush_unlock(s.d)
+        freemsg(taken)
+    if got == 0:
+        gone()
+    return got
+
+
+cdef bint has_bytes(Socket s) noexcept:
+    cdef bint some
+    with nogil:
+        driver_lock(s.d)
+        some = not s.s.closed and tcp_recv_ready(s.s.tcp) > 0
+        driver_unlock(s.d)
+    return some

@@ -13,6 +13,8 @@ cdef enum:
 
 # Copies n bytes; returns how many of them were there: fewer if the source ended.
 cdef size_t guard_copy(void *dst, const void *src, size_t n) noexcept nogil
+# The same, if it is the destination that may end.
+cdef size_t guard_copy_to(void *dst, const void *src, size_t n) noexcept nogil
 # Watch a range: `broken` becomes 1 when a page of it was replaced. The slot, to be given back; -ENOSPC, or what
 # sigaction said.
 cdef int guard_watch(void *base, size_t n, int32_t *broken) noexcept nogil

@@ -4,7 +4,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t
 
 cdef extern from "guard_sys.h" nogil:
-    size_t us_guard_copy(void *dst, const void *src, size_t n)
+    size_t us_guard_copy(void *dst, const void *src, size_t n, const void *guarded)
     int us_guard_watch(void *base, size_t n, int32_t *broken)
     void us_guard_forget(int slot)
     int us_guard_install()
@@ -12,7 +12,11 @@ cdef extern from "guard_sys.h" nogil:
 
 
 cdef size_t guard_copy(void *dst, const void *src, size_t n) noexcept nogil:
-    return us_guard_copy(dst, src, n)
+    return us_guard_copy(dst, src, n, src)
+
+
+cdef size_t guard_copy_to(void *dst, const void *src, size_t n) noexcept nogil:
+    return us_guard_copy(dst, src, n, dst)
 
 
 cdef int guard_watch(void *base, size_t n, int32_t *broken) noexcept nogil:

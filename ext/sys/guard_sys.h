@@ -1,6 +1,6 @@
 /* The SIGBUS handler. Its state is static: one module includes this file.
  *
- * A fault is ours if this thread is inside us_guard_copy with the address in its source (then the copy is left by
+ * A fault is ours if this thread is inside us_guard_copy with the address in its guarded side (then the copy is left by
  * siglongjmp), or if the address lies in a watched range (then a page of zeros is mapped over it, and the range is
  * marked). Everything else goes to the handler that was there before. The ranges are read without a lock: a slot is
  * published by its base, written last and cleared first. */
@@ -117,11 +117,12 @@ static int us_guard_install(void)
   return r;
 }
 
-static size_t us_guard_copy(void *dst, const void *src, size_t n)
+/* `guarded` is one of the two: the one whose pages may be gone. */
+static size_t us_guard_copy(void *dst, const void *src, size_t n, const void *guarded)
 {
   guard_jump j, *outer = guard_current;
   volatile size_t want = n;
-  j.base = (uintptr_t)src;
+  j.base = (uintptr_t)guarded;
   j.length = n;
   j.at = 0;
   if (sigsetjmp(j.back, 0)) {
