@@ -762,8 +762,8 @@ cdef class Socket:
     def recv_into(self, buffer, ssize_t nbytes=0, int flags=0) -> int:
         """Receive into a writable buffer; returns the number of bytes, 0 at the end of the stream.
 
-        Into pages of a mapped file that is cut meanwhile: fewer bytes, or OSError (EFAULT) if there is no place for one;
-        what found no place of a stream is the next to be received, a datagram is lost.
+        Into pages of a mapped file that is cut meanwhile: fewer bytes, or OSError (EFAULT) if there is no place for
+        one; what found no place of a stream is the next to be received, a datagram is lost.
         """
         cdef Py_buffer b
         cdef mblk *m
