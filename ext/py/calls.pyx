@@ -20,9 +20,9 @@ from ustack._core.py.driver cimport (
     driver, driver_attend, driver_attended, driver_flush_unlock, driver_lock, driver_try_lock, driver_unlock,
     driver_wait, sock_note)
 from ustack._core.stack.engine cimport engine_poll
-from ustack._core.stack.sockets cimport SOCK_PING, SOCK_UDP, sock, sock_of_tcb
+from ustack._core.stack.sockets cimport SOCK_PING, SOCK_TCP, SOCK_UDP, sock, sock_of_tcb
 from ustack._core.tcp.tcp cimport (
-    TCP_RECV_PEEK, TCP_SEND_LATE, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_connect,
+    TCP_RECV_PEEK, TCP_SEND_LATE, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_await, tcp_connect,
     tcp_connect_result, tcp_recv, tcp_send, tcp_send_hint, tcp_send_memory, tcp_send_room,
     tcp_send_wait, tcp_state)
 from ustack._core.udp.udp cimport (
@@ -45,7 +45,19 @@ cdef int pause(driver *d, sock *s, uint32_t events, ns_t deadline, bint main_thr
         tried[0] = True
         engine_poll(&d.eng, d.eng.ctx.now, 64)
         return 0
-    return driver_wait(d, s, events, deadline, main_thread)
+    return sleep_on(d, s, events, deadline, main_thread)
+
+
+cdef int sleep_on(driver *d, sock *s, uint32_t events, ns_t deadline, bint main_thread) noexcept nogil:
+    """Sleep on an endpoint, and let TCP know: where time is virtual nobody sleeps."""
+    cdef int r
+    if s.kind != SOCK_TCP or d.manual or d.foreign:
+        return driver_wait(d, s, events, deadline, main_thread)
+    tcp_await(s.tcp, True)
+    r = driver_wait(d, s, events, deadline, main_thread)
+    if not s.closed:
+        tcp_await(s.tcp, False)
+    return r
 
 
 # --- streams ------------------------------------------------------------------------------------------------------
@@ -247,7 +259,7 @@ cdef int call_connect_wait(driver *d, sock *s, ns_t deadline, bint main_thread) 
         r = tcp_connect_result(s.tcp)
         if r != -EINPROGRESS:
             break
-        r = driver_wait(d, s, EV_OUT, deadline, main_thread)
+        r = sleep_on(d, s, EV_OUT, deadline, main_thread)
         if r != 0:
             break
     driver_flush_unlock(d)

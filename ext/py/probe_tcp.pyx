@@ -361,6 +361,10 @@ cdef class Conn:
     def congestion(self) -> str:
         return tcp_get_congestion(self.c).decode()
 
+    def sleeps(self, yes: bool):
+        """A thread sleeps on the connection, or does no longer."""
+        tcp_await(self.c, yes)
+
     def undo(self):
         """Tell congestion control that the last congestion event was none."""
         self.c.cc.undo(self.c)

@@ -12,6 +12,7 @@ from ustack._core.tcp.block cimport TF2_DIALOGUE, TF2_HEARD, tcb
 
 cdef enum:
     DELACK_MS = 40              # Linux's least
+    ANSWER_MS = 1               # in which a thread that slept answers
     QUICK_ACKS = 16             # the first segments, and those after a loss, are acknowledged at once
     WARY_SEGMENTS = 250         # after a loss
     LEAST_FULL = 536            # smaller segments are no evidence of the peer's segment size
@@ -22,6 +23,11 @@ cdef void ack_data(tcb *c, uint32_t n) noexcept nogil
 cdef void ack_soon(tcb *c) noexcept nogil
 # Something came out of order or twice: the network loses or reorders.
 cdef void ack_loss(tcb *c) noexcept nogil
+# A handshake is complete, or the peer's stream has ended: a thread that slept until then answers at once, as a rule,
+# with data or with a FIN. Nobody slept: in the next egress.
+cdef void ack_with_answer(tcb *c) noexcept nogil
+# It sleeps again: there was no answer.
+cdef void ack_unanswered(tcb *c) noexcept nogil
 cdef void delack_fire(void *arg, ns_t now) noexcept nogil
 
 

@@ -5,7 +5,7 @@ from libc.stdint cimport uint16_t, uint32_t
 from ustack._core.base.counters cimport C_TCP_DELACK, count
 from ustack._core.base.types cimport NS_MS, ns_t
 from ustack._core.base.wheel cimport timer_arm
-from ustack._core.tcp.block cimport TF2_DIALOGUE, TF2_HEARD, TF_ACK_DELAYED, TF_ACK_NOW, TF_QUICKACK, has, mark, tcb
+from ustack._core.tcp.block cimport TF2_ACK_LATE, TF2_AWAITED, TF2_DIALOGUE, TF2_HEARD, TF_ACK_DELAYED, TF_ACK_NOW, TF_QUICKACK, has, mark, tcb
 from ustack._core.tcp.segment cimport seg_ack
 
 
@@ -47,6 +47,20 @@ cdef void ack_data(tcb *c, uint32_t n) noexcept nogil:
         c.quick -= 1
     if c.wary:
         c.wary -= 1
+
+
+cdef void ack_with_answer(tcb *c) noexcept nogil:
+    if not c.flags2 & TF2_AWAITED or c.flags & (TF_ACK_NOW | TF_ACK_DELAYED):
+        ack_soon(c)
+        return
+    c.flags |= TF_ACK_DELAYED
+    c.flags2 |= TF2_ACK_LATE
+    timer_arm(&c.home.ctx.timers, &c.delack, c.home.ctx.now + ANSWER_MS * NS_MS)
+
+
+cdef void ack_unanswered(tcb *c) noexcept nogil:
+    if c.flags2 & TF2_ACK_LATE and has(c, TF_ACK_DELAYED):
+        ack_soon(c)
 
 
 cdef void delack_fire(void *arg, ns_t now) noexcept nogil:

@@ -14,7 +14,7 @@ from ustack._core.base.types cimport NS_SEC
 from ustack._core.inet.demux cimport flow_any, flow_clash, flow_entry, flow_find, flow_speaks
 from ustack._core.inet.inet cimport inet_is_local, path_release
 from ustack._core.mem.mblk cimport freemsg
-from ustack._core.tcp.ack cimport QUICK_ACKS, ack_soon
+from ustack._core.tcp.ack cimport QUICK_ACKS, ack_with_answer
 from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
     CA_OPEN, RTX_NONE, RTX_SYN, TF_BOUND, TF_CONNECTING, TF_FIN_KNOWN, TF_FIN_RCVD, TF_PASSIVE, TF_PATH, TF_REUSEADDR,
@@ -295,7 +295,7 @@ cdef void connect_synack(tcb *c, arrival *s) noexcept nogil:
     established(c, s)
     c.snd_wnd = s.h.window              # in a SYN it is not scaled (RFC 7323 2.2)
     c.snd_wnd_max = c.snd_wnd
-    ack_soon(c)
+    ack_with_answer(c)
 
 
 cdef void connect_syn(tcb *c, arrival *s) noexcept nogil:

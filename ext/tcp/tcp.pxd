@@ -169,6 +169,8 @@ cdef void tcp_close(tcb *c) noexcept nogil
 cdef void tcp_abort(tcb *c) noexcept nogil
 # how: 0 read, 1 write, 2 both (SHUT_*). -ENOTCONN.
 cdef int tcp_shutdown(tcb *c, int how) noexcept nogil
+# A thread goes to sleep on the connection, or has woken up: what it does then may carry an ACK.
+cdef void tcp_await(tcb *c, bint sleeps) noexcept nogil
 
 # --- data -------------------------------------------------------------------------------------------------------
 # Bytes that tcp_send takes now; 0: wait for EV_OUT; -errno: the error to report (-EPIPE, -ECONNRESET, -ENOTCONN, ...).

@@ -15,10 +15,10 @@ from ustack._core.inet.inet cimport inet, inet_upcall
 from ustack._core.inet.netif cimport IF_MAX
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgbytes
-from ustack._core.tcp.ack cimport ack_soon
+from ustack._core.tcp.ack cimport ack_soon, ack_unanswered
 from ustack._core.tcp.acknowledge cimport tell_writer
 from ustack._core.tcp.block cimport (
-    TF2_WANT_OUT, TF_CONNECTING, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD,
+    TF2_AWAITED, TF2_WANT_OUT, TF_CONNECTING, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH, TF_SHUT_RD,
     TF_SHUT_WR, cc_ops, has, mark, mark_full, mostly_sent, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap,
     unmark, unsent,
 )
@@ -236,6 +236,14 @@ cdef size_t tcp_send_memory(tcb *c, size_t n) noexcept nogil:
 cdef void tcp_send_wait(tcb *c) noexcept nogil:
     no_more(c)
     pressure_wait(c)
+
+
+cdef void tcp_await(tcb *c, bint sleeps) noexcept nogil:
+    if sleeps:
+        ack_unanswered(c)
+        c.flags2 |= TF2_AWAITED
+    else:
+        c.flags2 &= ~<uint32_t>TF2_AWAITED
 
 
 cdef void tcp_push_late(tcp *t) noexcept nogil:

@@ -10,7 +10,7 @@ from ustack._core.base.counters cimport (
 )
 from ustack._core.base.seq cimport seq_gt, seq_lt, seq_t
 from ustack._core.mem.mblk cimport adjmsg, mblk, msgconsume
-from ustack._core.tcp.ack cimport ack_data, ack_loss, ack_soon
+from ustack._core.tcp.ack cimport ack_data, ack_loss, ack_soon, ack_with_answer
 from ustack._core.tcp.arrival cimport arrival
 from ustack._core.tcp.block cimport (
     TF_DSACK, TF_FIN_KNOWN, TF_FIN_RCVD, TF_ORPHAN, TF_SACK, TF_SHUT_RD, has, interval, tcb, tcb_post,
@@ -202,7 +202,6 @@ cdef void fin_received(tcb *c) noexcept nogil:
     c.rcv_nxt += 1
     if seq_gt(c.rcv_nxt, c.rcv_adv):
         c.rcv_adv = c.rcv_nxt
-    ack_soon(c)
     tcb_post(c, EV_IN)
     if c.state == TCPS_ESTABLISHED or c.state == TCPS_SYN_RECEIVED:
         c.state = TCPS_CLOSE_WAIT
@@ -210,5 +209,9 @@ cdef void fin_received(tcb *c) noexcept nogil:
         c.state = TCPS_CLOSING          # our FIN is not acknowledged, or it would be FIN-WAIT-2
     elif c.state == TCPS_FIN_WAIT_2:
         enter_time_wait(c)
+    if c.state == TCPS_CLOSE_WAIT:
+        ack_with_answer(c)
+    else:
+        ack_soon(c)
     if has(c, TF_SHUT_RD) or c.state != TCPS_CLOSE_WAIT:
         tcb_post(c, EV_HUP)

@@ -435,3 +435,36 @@ def test_what_has_been_closed_from_both_sides_cannot_be_shut_down():
     assert p.conn.state == "TIME-WAIT"
     assert p.conn.shutdown(1) == -errno.ENOTCONN
     assert p.conn.shutdown(0) == -errno.ENOTCONN
+
+
+# --- ACKs that wait for an answer ---------------------------------------------------------------------------------
+def ended() -> Peer:
+    """A thread sleeps until the stream ends."""
+    p = established()
+    p.conn.sleeps(True)
+    p.send("FA", 1, 1)
+    p.recv_nothing()
+    p.conn.sleeps(False)
+    assert p.conn.state == "CLOSE-WAIT"
+    return p
+
+
+def test_a_fin_is_acknowledged_by_ours():
+    p = ended()
+    p.conn.close()
+    p.recv("FA", seq=1, ack=2)
+    p.after(0.1)
+    p.recv_nothing()
+
+
+def test_who_has_more_to_say_acknowledges_a_fin_after_a_millisecond():
+    p = ended()
+    p.after(0.0011)
+    p.recv("A", seq=1, ack=2)
+
+
+def test_in_time_wait_nobody_answers():
+    p = fin_wait_2()
+    p.conn.sleeps(True)
+    p.send("FA", 1, 2)
+    p.recv("A", seq=2, ack=2)

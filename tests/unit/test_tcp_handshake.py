@@ -490,3 +490,44 @@ def test_syn_ack_does_not_complete_a_passive_open():
     assert p.conn.accept() is None
     p.send("A", 1, 1)
     assert p.conn.accept() is not None
+
+
+# --- ACKs that wait for an answer ---------------------------------------------------------------------------------
+def asleep() -> Peer:
+    """A thread sleeps until the connection that it opened is there, and it is."""
+    p = syn_sent()
+    p.conn.sleeps(True)
+    p.send("SA", 0, 1, options=options_bytes(mss=1460))
+    p.recv_nothing()
+    p.conn.sleeps(False)
+    assert p.conn.state == "ESTABLISHED"
+    return p
+
+
+def test_what_is_said_first_acknowledges_the_handshake():
+    p = asleep()
+    p.conn.send(b"hello")
+    p.recv("PA", seq=1, ack=1, data=b"hello")
+    p.after(0.1)
+    p.recv_nothing()
+
+
+def test_who_says_nothing_acknowledges_a_handshake_after_a_millisecond():
+    p = asleep()
+    p.after(0.0009)
+    p.recv_nothing()
+    p.after(0.0002)
+    p.recv("A", seq=1, ack=1)
+
+
+def test_who_goes_on_to_wait_acknowledges_a_handshake_at_once():
+    p = asleep()
+    p.conn.sleeps(True)
+    p.host.egress()
+    p.recv("A", seq=1, ack=1)
+
+
+def test_a_repeated_syn_ack_is_acknowledged_at_once():
+    p = asleep()
+    p.send("SA", 0, 1, options=options_bytes(mss=1460))
+    p.recv("A", seq=1, ack=1)
