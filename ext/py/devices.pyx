@@ -249,7 +249,7 @@ cdef class PacketRing(Device):
     Source: packet(7), Documentation/networking/packet_mmap.rst of Linux.
     """
 
-    def __init__(self, name, *, mac=None, offloads=True, int rx_slots=64, tx="sendmmsg", int tx_slots=16, fanout=None,
+    def __init__(self, name, *, mac=None, offloads=True, int rx_slots=128, tx="sendmmsg", int tx_slots=16, fanout=None,
                  bint promiscuous=False, bint qdisc_bypass=False, bint lend=True):
         cdef ring_options o
         cdef link *made = NULL

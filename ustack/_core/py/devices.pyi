@@ -53,7 +53,7 @@ class PacketRing(Device):
         *,
         mac: str | bytes | None = None,
         offloads: bool | Iterable[str] = True,
-        rx_slots: int = 64,
+        rx_slots: int = 128,
         tx: str = "sendmmsg",
         tx_slots: int = 16,
         fanout: int | tuple[int, str] | None = None,
