@@ -378,11 +378,14 @@ cdef int packet_rx(link *l, mblk **out, int max, ns_t now) noexcept nogil:
 
 
 cdef int idle(packet_ring *p, ns_t now) noexcept nogil:
-    """Nothing came. Once a millisecond at most: has the device gone down, come back, or vanished?"""
+    """Nothing came. Once a millisecond at most: has the device gone down, come back, or vanished; was anything lost?"""
+    cdef uint32_t drops
     cdef int e
     if now - p.checked >= NS_MS or now < p.checked:
         p.checked = now
         e = sys_socket_error(p.ring.fd)
+        if sys_packet_drops(p.ring.fd, &drops) == 0:
+            p.base.stats.rx_overrun += drops    # else the next frame tells, and there may be none
         p.base.stats.rx_calls += 1
         if e or p.base.state != LINK_UP:
             p.base.state = state_of_device(p)

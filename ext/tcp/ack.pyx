@@ -5,7 +5,9 @@ from libc.stdint cimport uint16_t, uint32_t
 from ustack._core.base.counters cimport C_TCP_DELACK, count
 from ustack._core.base.types cimport NS_MS, ns_t
 from ustack._core.base.wheel cimport timer_arm
-from ustack._core.tcp.block cimport TF2_ACK_LATE, TF2_AWAITED, TF2_DIALOGUE, TF2_HEARD, TF_ACK_DELAYED, TF_ACK_NOW, TF_QUICKACK, has, mark, tcb
+from ustack._core.tcp.block cimport (
+    TF2_ACK_LATE, TF2_AWAITED, TF2_DIALOGUE, TF2_HEARD, TF_ACK_DELAYED, TF_ACK_NOW, TF_QUICKACK, has, mark, tcb,
+)
 from ustack._core.tcp.segment cimport seg_ack
 
 

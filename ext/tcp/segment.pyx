@@ -20,7 +20,8 @@ from ustack._core.inet.path cimport path
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport alloc_header, freemsg, mblk
 from ustack._core.tcp.block cimport (
-    TF2_ACK_LATE, TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_FIN_KNOWN, TF_PATH, TF_SACK, TF_TS, TF_WSCALE, has, interval, mark, tcb,
+    TF2_ACK_LATE, TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_FIN_KNOWN, TF_PATH, TF_SACK, TF_TS, TF_WSCALE, has, interval,
+    mark, tcb,
 )
 from ustack._core.tcp.pacing cimport pacing_packet, pacing_sent
 from ustack._core.tcp.reassembly cimport ooo_sack

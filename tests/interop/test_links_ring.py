@@ -245,6 +245,17 @@ def test_an_overrun_is_counted_and_survived(bed):
         assert h.live == 0
 
 
+def test_an_overrun_is_counted_though_nothing_follows(bed):
+    kernel, ours = bed
+    ring = make(ours, rx_slots=4)
+    with Harness(ring) as h, raw_socket(kernel) as s:
+        for i in range(20):
+            s.send(frame(100 + i))
+        assert len(collect(h, 4)) == 4
+        assert h.rx(now=1000 * MS) == []
+        assert ring.stats["rx_overrun"] == 16
+
+
 def test_vlan_tags_are_not_lost(bed):
     kernel, ours = bed
     tagged = MAC + PEER + b"\x81\x00\x00\x07" + TYPE.to_bytes(2, "big") + bytes(100)

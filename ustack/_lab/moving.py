@@ -194,6 +194,7 @@ E7 = Experiment(
 
 SPLICED = 8 << 20
 PIECES = (4 << 10, 64 << 10, 1 << 20)
+WATERMARKS = (1, 4, 32)  # pieces of 64 KiB that may be on their way to us, and as many that wait in front of the sink
 
 
 def measure_splice(lab: Lab) -> list[Row]:
@@ -210,6 +211,7 @@ def measure_splice(lab: Lab) -> list[Row]:
                     rows += compare(lab, "file to TCP (TAP)", SPLICED, {
                         **{f"read + write, {n >> 10} KiB": partial(loop_to_socket, file, s, n) for n in PIECES},
                         "splice": partial(splice_from_file, file, s),
+                        **{f"splice, watermarks {n}": partial(splice_from_file, file, s, n) for n in WATERMARKS},
                     })  # fmt: skip
                 finally:
                     s.close()
@@ -247,11 +249,11 @@ def loop_to_socket(source: int, s: Any, piece: int) -> None:
         s.sendall(os.pread(source, piece, at))
 
 
-def splice_from_file(source: int, s: Any) -> None:
-    """The same as one call."""
+def splice_from_file(source: int, s: Any, pieces: int | None = None) -> None:
+    """The same as one call, perhaps with watermarks of so many pieces of 64 KiB."""
     import ustack
 
-    ustack.splice(source, s, SPLICED, offset=0)
+    ustack.splice(source, s, SPLICED, offset=0, watermarks=(pieces << 16, pieces << 16) if pieces else None)
 
 
 def compare(lab: Lab, way: str, moved: int, runs: dict[str, Callable[[], None]]) -> list[Row]:
@@ -284,8 +286,8 @@ E8 = Experiment(
     f"{SPLICED >> 20} MiB from file to file, from a file to a TCP connection of ours over a TAP, and from one "
     "connection to another of a stack in the middle (in-memory links; all three stacks in one thread): by a Python "
     "loop with pieces of several sizes, and by one ustack.splice. CPU: of the whole process, which between "
-    "connections includes both neighbours. The splice is compared with the best loop of each round. The watermarks "
-    "of this version's splice are constants: they are not varied.",
+    "connections includes both neighbours. The splice is compared with the best loop of each round. Watermarks, "
+    "in pieces of 64 KiB: as many may be on their way from the file, and as many wait in front of the connection.",
     (
         Column("way", "from, to"), Column("technique", "technique"), Column("mb_per_s", "throughput", "MB/s"),
         Column("cpu_s_per_gib", "CPU", "s/GiB"), Column("gain", "more throughput", "%"),
