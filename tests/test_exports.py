@@ -4,6 +4,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -30,6 +32,26 @@ def test_all_is_true(name: str):
     missing = [n for n in module.__all__ if not hasattr(module, n)]
     assert not missing
     assert len(set(module.__all__)) == len(module.__all__)
+
+
+ALONE = """
+import importlib, sys
+
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in sys.stdlib_module_names | {"ustack"} and not name.startswith("_"):
+            raise ModuleNotFoundError(f"{name} is not of the standard library", name=name)
+
+sys.meta_path.insert(0, Only())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def test_nothing_but_the_standard_library_is_needed():
+    """dependencies = [] in pyproject.toml."""
+    names = [name for name in PUBLIC if name not in NEEDS]
+    subprocess.run([sys.executable, "-P", "-c", ALONE, *names], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

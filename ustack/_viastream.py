@@ -11,13 +11,14 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
-
-from typing_extensions import Buffer as AnyBuffer
+from typing import TYPE_CHECKING, Any
 
 from ustack._core.py.via import Buffer, Vi
 from ustack._core.py.via_nic import ViaError
 from ustack._viacredits import END, ERROR, IDLE, STOP, Credits, known
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer as AnyBuffer
 
 
 class Stream(Credits):
