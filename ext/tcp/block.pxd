@@ -73,9 +73,10 @@ cdef enum:
     TF2_BYTES_LOST = 1 << 9     # bytes that are to be sent (again) are gone: the connection ends
     TF2_HEARD = 1 << 10         # data has come since we sent some
     TF2_DIALOGUE = 1 << 11      # data answers data: ACKs wait to ride on answers
+    TF2_WANT_OUT = 1 << 12      # somebody was told that nothing can be written: EV_OUT is due when it can
     TF2_AWAITED = 1 << 13       # a thread sleeps on this connection: what it does next may carry the ACK
     TF2_ACK_LATE = 1 << 14      # for that an ACK waits
-    TF2_WANT_OUT = 1 << 12      # somebody was told that nothing can be written: EV_OUT is due when it can
+    TF2_ACK_RODE = 1 << 15      # one that waited went with a segment
 
 cdef enum:
     # What the timer `rtx` stands for

@@ -20,8 +20,8 @@ from ustack._core.inet.path cimport path
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport alloc_header, freemsg, mblk
 from ustack._core.tcp.block cimport (
-    TF2_ACK_LATE, TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_FIN_KNOWN, TF_PATH, TF_SACK, TF_TS, TF_WSCALE, has, interval,
-    mark, tcb,
+    TF2_ACK_LATE, TF2_ACK_RODE, TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_FIN_KNOWN, TF_PATH, TF_SACK, TF_TS, TF_WSCALE,
+    has, interval, mark, tcb,
 )
 from ustack._core.tcp.pacing cimport pacing_packet, pacing_sent
 from ustack._core.tcp.reassembly cimport ooo_sack
@@ -153,7 +153,8 @@ cdef void book_sent(tcb *c, mblk *pkt, uint32_t n) noexcept nogil:
     c.last_ack_sent = c.rcv_nxt
     if c.flags & (TF_ACK_NOW | TF_ACK_DELAYED):
         c.flags &= ~(TF_ACK_NOW | TF_ACK_DELAYED)
-        c.flags2 &= ~<uint32_t>TF2_ACK_LATE
+        if c.flags2 & TF2_ACK_LATE:
+            c.flags2 = c.flags2 & ~<uint32_t>TF2_ACK_LATE | TF2_ACK_RODE
         timer_stop(&ctx.timers, &c.delack)
 
 
@@ -258,6 +259,8 @@ cdef int seg_syn(tcb *c) noexcept nogil:
 cdef void seg_reset(tcb *c) noexcept nogil:
     cdef tcp_header h
     cdef tcp_options o
+    if c.flags2 & TF2_ACK_LATE or c.flags2 & TF2_ACK_RODE and c.snd_una == c.iss + 1:
+        seg_ack(c)              # of a handshake: what carried it may be lost, and who accepts would never hear of it
     tcp_clear_options(&o)
     h.flags = TH_RST | TH_ACK
     h.seq = audible(c)

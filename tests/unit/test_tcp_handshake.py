@@ -527,6 +527,29 @@ def test_who_goes_on_to_wait_acknowledges_a_handshake_at_once():
     p.recv("A", seq=1, ack=1)
 
 
+def test_who_aborts_acknowledges_a_handshake_first():
+    """Or the peer's accept() would never hear of the connection."""
+    p = asleep()
+    p.conn.abort()
+    p.recv("A", seq=1, ack=1)
+    p.recv("RA", seq=1, ack=1)
+
+
+def test_who_aborts_acknowledges_a_handshake_again_if_what_said_so_may_be_lost():
+    p = asleep()
+    p.conn.send(b"hello")
+    p.recv("PA", seq=1, ack=1, data=b"hello")
+    p.conn.abort()
+    p.recv("A", ack=1)
+    p.recv("RA", ack=1)
+    p = asleep()
+    p.conn.send(b"hello")
+    p.recv("PA", seq=1, ack=1, data=b"hello")
+    p.send("A", 1, 6)
+    p.conn.abort()
+    p.recv("RA", seq=6, ack=1)
+
+
 def test_a_repeated_syn_ack_is_acknowledged_at_once():
     p = asleep()
     p.send("SA", 0, 1, options=options_bytes(mss=1460))
