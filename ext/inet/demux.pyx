@@ -49,7 +49,11 @@ cdef flow_entry *flow_find(flow_table *t, const flow *key) noexcept nogil:
 
 cdef flow_entry *flow_find_by(flow_table *t, const flow *key, uint32_t hash) noexcept nogil:
     cdef flow_entry *e = find_hashed(t, key, hash)
-    return e if e != NULL else flow_find(t, key)
+    cdef uint32_t own
+    if e != NULL:
+        return e
+    own = <uint32_t>flow_hash(t.key, key, 0)
+    return find_hashed(t, key, own) if own != hash else NULL
 
 
 cdef flow_entry *flow_again(flow_entry *e) noexcept nogil:

@@ -4,16 +4,10 @@ from libc.errno cimport EHOSTDOWN, EHOSTUNREACH, ENETUNREACH, ENONET, EOPNOTSUPP
 
 from ustack._core.base.addr cimport ip_equal, ip_is4
 from ustack._core.inet.inet cimport ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_TTL, icmp_errno, ip_error
-from ustack._core.wire.icmp cimport (ICMP_UNREACH, UNREACH_HOST, UNREACH_NEEDFRAG, UNREACH_NET, UNREACH_NET_PROHIBITED,
-                                     UNREACH_SRCFAIL)
-
-cdef enum:
-    # Codes of ICMP_UNREACH that only this file tells apart (RFC 1122 3.2.2.1, 1812 5.2.7.1)
-    NET_UNKNOWN = 6
-    HOST_UNKNOWN = 7
-    HOST_ISOLATED = 8
-    NET_TOS = 11
-    HOST_TOS = 12
+from ustack._core.wire.icmp cimport (
+    ICMP_UNREACH, UNREACH_HOST, UNREACH_HOST_ISOLATED, UNREACH_HOST_TOS, UNREACH_HOST_UNKNOWN, UNREACH_NEEDFRAG,
+    UNREACH_NET, UNREACH_NET_PROHIBITED, UNREACH_NET_TOS, UNREACH_NET_UNKNOWN, UNREACH_SRCFAIL,
+)
 
 
 cdef inline bint unreachable4(const ip_error *e) noexcept nogil:
@@ -25,18 +19,20 @@ cdef int icmp_verdict(const ip_error *e) noexcept nogil:
         return icmp_errno(e.kind)
     if e.code == UNREACH_SRCFAIL:
         return EOPNOTSUPP
-    if e.code == HOST_UNKNOWN:
+    if e.code == UNREACH_HOST_UNKNOWN:
         return EHOSTDOWN
-    if e.code == HOST_ISOLATED:
+    if e.code == UNREACH_HOST_ISOLATED:
         return ENONET
-    return ENETUNREACH if e.code in (UNREACH_NET, NET_UNKNOWN, UNREACH_NET_PROHIBITED, NET_TOS) else EHOSTUNREACH
+    if e.code in (UNREACH_NET, UNREACH_NET_UNKNOWN, UNREACH_NET_PROHIBITED, UNREACH_NET_TOS):
+        return ENETUNREACH
+    return EHOSTUNREACH
 
 
 cdef bint icmp_final(const ip_error *e) noexcept nogil:
     if e.kind == ICMP_ERR_TTL:
         return False
     if unreachable4(e):
-        if e.code in (UNREACH_NET, UNREACH_HOST, UNREACH_SRCFAIL, NET_TOS, HOST_TOS):
+        if e.code in (UNREACH_NET, UNREACH_HOST, UNREACH_SRCFAIL, UNREACH_NET_TOS, UNREACH_HOST_TOS):
             return ip_equal(&e.reporter, &e.src)
         return True
     if e.kind == ICMP_ERR_HOST or e.kind == ICMP_ERR_NET:

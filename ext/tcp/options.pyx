@@ -135,19 +135,8 @@ cdef int set_buffer(tcb *c, int option, int64_t value) noexcept nogil:
     return 0
 
 
-cdef int set_defer(tcb *c, int64_t seconds) noexcept nogil:
-    """As Linux, in SYN-ACKs: the last of them is sent when so much time is over (RFC 6298's 1 s, doubled to 120)."""
-    cdef int64_t waited = 0
-    cdef int64_t step = 1
-    c.defer = 0
-    while waited < seconds and c.defer < 255:
-        waited += step
-        step = min(2 * step, <int64_t>DEFER_STEP_S)
-        c.defer += 1
-    return 0
-
-
 cdef int64_t defer_seconds(const tcb *c) noexcept nogil:
+    """When the last of so many SYN-ACKs is sent (RFC 6298's 1 s, doubled to 120)."""
     cdef int64_t waited = 0
     cdef int64_t step = 1
     cdef int _
@@ -155,6 +144,14 @@ cdef int64_t defer_seconds(const tcb *c) noexcept nogil:
         waited += step
         step = min(2 * step, <int64_t>DEFER_STEP_S)
     return waited
+
+
+cdef int set_defer(tcb *c, int64_t seconds) noexcept nogil:
+    """As Linux, in SYN-ACKs."""
+    c.defer = 0
+    while c.defer < 255 and defer_seconds(c) < seconds:
+        c.defer += 1
+    return 0
 
 
 cdef int set_segment(tcb *c, int option, int64_t value) noexcept nogil:

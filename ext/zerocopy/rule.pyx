@@ -4,6 +4,7 @@ from libc.stddef cimport size_t
 from libc.string cimport memset
 
 from ustack._core.base.addr cimport flow, ip_is4, ip_to4
+from ustack._core.base.codes cimport IPPROTO_TCP_
 from ustack._core.base.seq cimport seq_t
 from ustack._core.mem.posting cimport posting_rule
 from ustack._core.wire.bytes cimport put16
@@ -20,7 +21,6 @@ from ustack._core.wire.tcp cimport (
     O_DPORT, O_FLAGS, O_OFFSET, O_SEQ, O_SPORT, TH_ACK, TH_FIN, TH_RST, TH_SYN, TH_URG, tcp_emit_header, tcp_header)
 
 cdef enum:
-    PROTO_TCP = 6
     VERSION = 0xF0              # of the first byte of an IP header
     OFFSET = 0xF0               # of the byte with TCP's
 
@@ -29,7 +29,7 @@ cdef size_t rule_ip4(posting_rule *r, const flow *key, size_t at) noexcept nogil
     cdef ip4_header h
     memset(&h, 0, sizeof(h))
     h.header_len = IP4_LEN
-    h.proto = PROTO_TCP
+    h.proto = IPPROTO_TCP_
     h.src = ip_to4(&key.raddr)
     h.dst = ip_to4(&key.laddr)
     ip4_emit(r.value + at, &h)
@@ -44,7 +44,7 @@ cdef size_t rule_ip4(posting_rule *r, const flow *key, size_t at) noexcept nogil
 cdef size_t rule_ip6(posting_rule *r, const flow *key, size_t at) noexcept nogil:
     cdef ip6_header h
     memset(&h, 0, sizeof(h))
-    h.next = PROTO_TCP
+    h.next = IPPROTO_TCP_
     h.src = key.raddr
     h.dst = key.laddr
     ip6_emit(r.value + at, &h)

@@ -232,13 +232,18 @@ class TestLending:
             h.let_go()
 
 
+def overrun(h, s):
+    """Of 20 frames a ring of 4 slots holds 4."""
+    for i in range(20):
+        s.send(frame(100 + i))
+    assert len(collect(h, 4)) == 4
+
+
 def test_an_overrun_is_counted_and_survived(bed):
     kernel, ours = bed
     ring = make(ours, rx_slots=4)
     with Harness(ring) as h, raw_socket(kernel) as s:
-        for i in range(20):
-            s.send(frame(100 + i))
-        assert len(collect(h, 4)) == 4
+        overrun(h, s)
         s.send(frame(200))
         assert len(collect(h, 1)[0]["data"]) == 200
         assert ring.stats["rx_overrun"] == 16
@@ -249,9 +254,7 @@ def test_an_overrun_is_counted_though_nothing_follows(bed):
     kernel, ours = bed
     ring = make(ours, rx_slots=4)
     with Harness(ring) as h, raw_socket(kernel) as s:
-        for i in range(20):
-            s.send(frame(100 + i))
-        assert len(collect(h, 4)) == 4
+        overrun(h, s)
         assert h.rx(now=1000 * MS) == []
         assert ring.stats["rx_overrun"] == 16
 
