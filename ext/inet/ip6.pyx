@@ -1,17 +1,18 @@
 """IPv6 in and out: see ip6.pxd. RFC 8200; hosts only, nothing is forwarded."""
 
 from libc.errno cimport EMSGSIZE, ENOBUFS
-from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memset
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
-from ustack._core.base.addr cimport ip_is4, ip_is_any, ip_is_loopback, ip_is_multicast
-from ustack._core.base.codes cimport CSUM_OK, CSUM_PARTIAL, GSO_NONE, IPPROTO_ICMP_
+from ustack._core.base.addr cimport flow, ip_is4, ip_is_any, ip_is_loopback, ip_is_multicast
+from ustack._core.base.codes cimport (CSUM_OK, CSUM_PARTIAL, GSO_NONE, IPPROTO_ICMP_, IPPROTO_TCP_,
+                                      IPPROTO_UDP_)
 from ustack._core.base.counters cimport (C_IP_EXT_LIMIT, C_IP_FOREIGN, C_IP_FRAG_BAD, C_IP_FRAG_RX, C_IP_FRAG_TX,
                                          C_IP_HEADER, C_IP_MARTIAN, C_IP_NOMEM, C_IP_OPTION, C_IP_OPTION_UNKNOWN,
                                          C_IP_PROTO, C_IP_RX, C_IP_SHORT, C_IP_SOURCE, C_IP_SOURCE_ROUTE,
                                          C_IP_TOO_BIG, C_IP_TX, C_IP_VERSION, C_LINK_TX_QUEUE_FULL, C_SW_BAD_GSO,
                                          count)
-from ustack._core.base.rng cimport rng_next
+from ustack._core.base.rng cimport flow_hash, rng_next
 from ustack._core.inet.fragment cimport fragment, fragment_input
 from ustack._core.inet.icmp6 cimport icmp6_send
 from ustack._core.inet.inet cimport IP_DF, inet, inet_is_local, ip_packet, path_room, upcall
@@ -22,13 +23,14 @@ from ustack._core.inet.path cimport path
 from ustack._core.inet.pmtu cimport pmtu_of
 from ustack._core.inet.transmit cimport ip_send, pkt_prepend
 from ustack._core.mem.mblk cimport adjmsg, dup_range, freemsg, mblk, mblk_len, pkt_pull, pullupmsg
+from ustack._core.wire.bytes cimport get16
 from ustack._core.wire.icmp6 cimport (ICMP6_PARAM_PROBLEM, PARAM6_FIELD, PARAM6_FIRST_FRAGMENT, PARAM6_NEXT_HEADER,
                                       PARAM6_OPTION)
 from ustack._core.wire.ip6 cimport (IP6_BAD_VERSION, IP6_EXT_LEN, IP6_FRAG_LEN, IP6_LEN, IP6_MAX, IP6_NEXT, IP6_OK,
                                     IP6_PAYLOAD, IP6_SHORT, NEXT_FRAGMENT, NEXT_HOPOPTS, NEXT_NONE, NEXT_ROUTING,
                                     OPTS_BAD, OPTS_DROP, OPTS_SKIP, ip6_check, ip6_check_options, ip6_emit,
                                     ip6_emit_fragment, ip6_ext_len, ip6_fragment, ip6_header, ip6_is_ext, ip6_parse,
-                                    ip6_parse_fragment, ip6_segments_left)
+                                    ip6_parse_fragment, ip6_segments_left, ip6_set_payload)
 
 # A walk along the chain of headers of one packet.
 cdef struct walk:
@@ -41,6 +43,7 @@ cdef struct walk:
 cdef enum:
     ALL_NODES = 1               # ff01::1, ff02::1: the groups that every host is in (RFC 4291 2.8)
     UPPER = 20                  # no transport header that matters is longer, options apart
+    SALT_LABEL = 0x6C61         # of the hash of flows that makes labels
 
 
 # --- in -------------------------------------------------------------------------------------------------------
@@ -77,7 +80,7 @@ cdef int check_addresses(inet *net, netif *ifp, ip_packet *ip) noexcept nogil:
         count(&net.ctx.n, C_IP_SOURCE)
         return -1
     ip.broadcast = ip_is_multicast(&ip.dst)
-    if ip.broadcast and (scope == 1 or scope == 2) and ip.dst.lo == ALL_NODES and ip.dst.hi << 16 == 0:
+    if (ip.dst.hi == <uint64_t>0xFF01 << 48 or ip.dst.hi == <uint64_t>0xFF02 << 48) and ip.dst.lo == ALL_NODES:
         return 0
     if not ip.broadcast and inet_is_local(net, &ip.dst, NULL):
         return 0
@@ -142,13 +145,42 @@ cdef bint first_is_whole(const mblk *m, uint32_t at, uint8_t next) noexcept nogi
     return at + (UPPER if next == 6 else 0 if next == NEXT_NONE else 8) <= n
 
 
+cdef bint reassembled(inet *net, walk *w, const ip_packet *ip) noexcept nogil:
+    """Of a datagram that is whole: the headers of its first fragment, without that which says that it was one; what
+    follows is the next to be looked at (RFC 8200 4.5). Errors about it tell of this packet, as in Linux."""
+    cdef uint8_t headers[EXT_BYTES]
+    cdef uint32_t n = ip.header_len - IP6_FRAG_LEN
+    cdef uint32_t at = IP6_LEN
+    cdef uint8_t kind
+    w.next = w.m.rptr[n]
+    memcpy(headers, w.m.rptr, n)
+    w.named = IP6_NEXT
+    kind = headers[IP6_NEXT]
+    while at < n:
+        w.named = at
+        kind, at = headers[at], at + ip6_ext_len(headers + at, kind)
+    headers[w.named] = w.next
+    pkt_pull(w.m, n + IP6_FRAG_LEN)
+    w.m = pkt_prepend(net.ctx, w.m, n)
+    if w.m == NULL:
+        return False
+    memcpy(w.m.rptr, headers, n)
+    ip6_set_payload(w.m.rptr, <uint16_t>(w.m.pkt_len - IP6_LEN))
+    w.at = n
+    return True
+
+
 cdef bint take_fragment(inet *net, walk *w, ip_packet *ip) noexcept nogil:
-    """False: the packet is gone, or kept until the rest of it is here."""
+    """False: the packet is gone, or kept until the rest of it is here. True: the walk goes on behind the header."""
     cdef ip6_fragment h
     cdef fragment f
     ip6_parse_fragment(w.m.rptr + w.at, &h)
     if not h.more and h.offset == 0:
-        return True             # atomic: it has nothing to do with others of that identification (RFC 6946)
+        # Atomic: it has nothing to do with others of that identification (RFC 6946).
+        w.next = h.next
+        w.named = w.at
+        w.at += IP6_FRAG_LEN
+        return True
     count(&net.ctx.n, C_IP_FRAG_RX)
     f.src = ip.src
     f.dst = ip.dst
@@ -178,10 +210,7 @@ cdef bint take_fragment(inet *net, walk *w, ip_packet *ip) noexcept nogil:
             problem(net, w.m, ip, PARAM6_FIRST_FRAGMENT, 0)
             return False
     w.m = fragment_input(net, w.m, &f, ip)
-    if w.m == NULL:
-        return False
-    w.at = ip.header_len - IP6_FRAG_LEN     # of the first one, which may have had other headers
-    return True
+    return w.m != NULL and reassembled(net, w, ip)
 
 
 cdef bint take_header(inet *net, walk *w, ip_packet *ip) noexcept nogil:
@@ -201,9 +230,8 @@ cdef bint take_header(inet *net, walk *w, ip_packet *ip) noexcept nogil:
     if not reach(net, w, w.at + length):
         return False
     if w.next == NEXT_FRAGMENT:
-        if not take_fragment(net, w, ip):
-            return False
-    elif w.next == NEXT_ROUTING:
+        return take_fragment(net, w, ip)
+    if w.next == NEXT_ROUTING:
         if not take_routing(net, w, ip):
             return False
     elif not take_options(net, w, ip, length):
@@ -323,6 +351,19 @@ cdef int fragments(inet *net, path *p, mblk *taken, ip6_header *h, uint32_t mtu)
     return result
 
 
+cdef uint32_t label_of(inet *net, const ip6_header *h, const mblk *m) noexcept nogil:
+    """One for each flow, that nobody can guess (RFC 6437 3): routers that spread flows need look no further than the
+    IPv6 header. Fragments of a datagram have that of the datagram."""
+    cdef flow f
+    f.laddr = h.src
+    f.raddr = h.dst
+    f.lport = f.rport = 0
+    if (h.next == IPPROTO_TCP_ or h.next == IPPROTO_UDP_) and mblk_len(m) >= 4:
+        f.lport = get16(m.rptr)
+        f.rport = get16(m.rptr + 2)
+    return <uint32_t>flow_hash(net.ctx.dice.key, &f, SALT_LABEL + h.next) & 0xFFFFF
+
+
 cdef int ip6_output(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t hops, uint8_t tclass, int flags) \
         noexcept nogil:
     cdef ip6_header h
@@ -341,6 +382,7 @@ cdef int ip6_output(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t hops
     h.hops = hops
     h.src = p.src
     h.dst = p.dst
+    h.label = label_of(net, &h, taken)
     if not taken.gso_size:
         if not flags & IP_DF:
             mtu = pmtu_of(net, &p.dst, p.ifp.mtu)

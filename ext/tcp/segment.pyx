@@ -329,7 +329,8 @@ cdef int seg_reply(tcp *t, const ip_packet *ip, tcp_header *h, tcp_options *o, c
     pkt.csum = CSUM_PARTIAL
     pkt.csum_offset = TCP_SUM
     put_sum(pkt.rptr + TCP_SUM, csum_fold(path_pseudo(&way, IPPROTO_TCP_, h.data_offset)))
+    # A reset travels as what it answers did, as in Linux.
     err = ip_output(t.net, &way, pkt, IPPROTO_TCP_, 64 if listener == NULL else listener.ttl,
-                    0 if listener == NULL else listener.tos, IP_DF)
+                    listener.tos if listener != NULL else ip.tos & 0xFC if h.flags & TH_RST else 0, IP_DF)
     path_release(t.net, &way)
     return err

@@ -49,7 +49,7 @@ def sound(packet: IPv6) -> bool:
 # --- what is not for us -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("source", "destination", "counter"), [
     (PEER6, "fd00::9", "ip.foreign"), (PEER6, "::", "ip.foreign"), (PEER6, "ff02::2", "ip.foreign"),
-    (PEER6, "ff05::1", "ip.foreign"), (PEER6, "ff01::1", "ip.martian"), ("::1", US6, "ip.martian"),
+    (PEER6, "ff05::1", "ip.foreign"), (PEER6, "ff01::1", "ip.martian"), (PEER6, "ff12::1", "ip.foreign"), ("::1", US6, "ip.martian"),
     (PEER6, "::1", "ip.martian"), ("::ffff:10.0.0.1", US6, "ip.martian"), (PEER6, "::ffff:10.0.0.1", "ip.martian"),
     ("ff02::1", US6, "ip.bad_source"), ("::", US6, "ip.bad_source"), (US6, US6, "ip.bad_source"),
 ])
@@ -246,13 +246,29 @@ def test_headers_behind_the_fragment_header_are_walked_after_reassembly():
         fragment(host, 0, whole[:1200], True, proto=60)
         assert host.sent() == []
         fragment(host, 1200, whole[1200:], False, proto=44)     # only that of the first one counts
-        assert host.problem() == (2, 50)
+        assert host.problem() == (2, 42)
         whole = bytes(IPv6ExtHdrDestOpt()) + bytes(IPv6(src=PEER6, dst=US6) / echo(2000))[40:]
         whole = b"\x3a" + whole[1:]
         fragment(host, 1200, whole[1200:], False, 8, 60)
         fragment(host, 0, whole[:1200], True, 8, 60)
         reply = defragment6(host.sent())
         assert bytes(reply)[44:] == whole[12:]
+
+
+@pytest.mark.parametrize(("before", "named"), [
+    (b"", 6), (bytes(IPv6ExtHdrHopByHop(nh=44)), 40),
+    (bytes(IPv6ExtHdrHopByHop(nh=60)) + bytes(IPv6ExtHdrDestOpt(nh=44, options=[PadN(optdata=bytes(12))])), 48)])
+def test_an_error_about_what_came_in_fragments_tells_of_the_whole(before: bytes, named: int):
+    with Host6() as host:
+        data, kind = bytes(range(100)), 0 if before else 44
+        host.ip(IPv6ExtHdrFragment(nh=PROTO, offset=5, m=0, id=9) / Raw(data[40:]), nh=44)
+        host.ip(before + bytes(IPv6ExtHdrFragment(nh=PROTO, m=1, id=9)) + data[:40], nh=kind, tc=0x10, hlim=9)
+        (packet,) = host.sent()
+        message = packet[ICMPv6ParamProblem]
+        assert (message.code, message.ptr) == (1, named)
+        whole = bytearray(bytes(IPv6(src=PEER6, dst=US6, nh=kind, tc=0x10, hlim=9) / Raw(before + data)))
+        whole[named] = PROTO
+        assert bytes(message.payload) == whole
 
 
 def test_an_overlap_makes_all_of_it_void():
@@ -464,6 +480,25 @@ def test_what_we_fragment_can_be_put_together(size: int):
         else:
             assert sound(packets[0])
         u.close()
+
+
+def test_each_flow_has_a_label_that_is_its_own():
+    with Host6() as host:
+        labels = {}
+        for port in range(50):
+            u = host.udp_socket(v6=True)
+            for size in (0, 100, 4000):
+                assert u.send(bytes(size), (PEER6, 9 + port % 2)) == 0
+            labels[u] = {packet.fl for packet in host.sent()}
+            assert len(labels[u]) == 1          # of fragments too
+        assert len(set().union(*labels.values())) >= 49
+        for u in labels:
+            u.close()
+        host.ip(echo(2000), src="fd00::3")
+        host.ip(echo(), src="fd00::4")
+        replies = host.sent()
+        assert replies[0].fl == replies[1].fl != replies[2].fl
+        assert max(set().union(*labels.values())) >> 16         # all twenty bits are used
 
 
 def test_datagrams_larger_than_65527_bytes_are_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import struct
 
 import pytest
 from tcp_script import (
@@ -15,6 +16,9 @@ from tcp_script import (
     Peer,
     S,
     Segment,
+    bits,
+    build,
+    checksum,
     close_wait,
     closing,
     connected,
@@ -24,6 +28,7 @@ from tcp_script import (
     last_ack,
     listening,
     options_bytes,
+    parse,
     syn_received,
     syn_sent,
     time_wait,
@@ -569,6 +574,17 @@ def test_a_listener_answers_an_ack_with_its_number():
     s = p.take()
     assert (s.flags, s.seq) == ("R", 4711)
     assert s.ts is None
+
+
+def test_a_reset_of_nobodys_segment_travels_as_the_segment_did():
+    """In the class of service of what it answers, as in Linux; the two bits of ECN are not answered."""
+    host = Host(US, seed=1)
+    packet = build(bits("S"), 1, 0)
+    head = packet[:1] + b"\xbb" + packet[2:10] + b"\0\0" + packet[12:20]
+    host.input(head[:10] + struct.pack("!H", checksum(head)) + packet[12:])
+    ((answer, _gso, _csum),) = host.drain()
+    assert parse(answer).flags == "RA"
+    assert answer[1] == 0xB8
 
 
 @pytest.mark.parametrize("state", sorted(set(STATES) - {"LISTEN", "SYN-SENT", "SYN-RECEIVED"}))
