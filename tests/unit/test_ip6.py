@@ -49,7 +49,8 @@ def sound(packet: IPv6) -> bool:
 # --- what is not for us -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("source", "destination", "counter"), [
     (PEER6, "fd00::9", "ip.foreign"), (PEER6, "::", "ip.foreign"), (PEER6, "ff02::2", "ip.foreign"),
-    (PEER6, "ff05::1", "ip.foreign"), (PEER6, "ff01::1", "ip.martian"), (PEER6, "ff12::1", "ip.foreign"), ("::1", US6, "ip.martian"),
+    (PEER6, "ff12::1", "ip.foreign"),
+    (PEER6, "ff05::1", "ip.foreign"), (PEER6, "ff01::1", "ip.martian"), ("::1", US6, "ip.martian"),
     (PEER6, "::1", "ip.martian"), ("::ffff:10.0.0.1", US6, "ip.martian"), (PEER6, "::ffff:10.0.0.1", "ip.martian"),
     ("ff02::1", US6, "ip.bad_source"), ("::", US6, "ip.bad_source"), (US6, US6, "ip.bad_source"),
 ])
