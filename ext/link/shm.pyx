@@ -178,7 +178,8 @@ cdef mblk *block(shm *p, size_t n) noexcept nogil:
 
 
 cdef mblk *lend(shm *p, shm_slot *s, uint8_t *data, uint32_t n, uint32_t headers) noexcept nogil:
-    """Headers in a block of our own, payload where the device put it; NULL without memory."""
+    """Headers in a block of our own, payload where the device put it; NULL without memory. A queue is charged with the
+    bytes: how many buffers are lent is bounded here, and packing what they hold would have to read it."""
     cdef mblk *m = block(p, HEADER_SIZE)
     cdef mblk *rest
     if m == NULL:
@@ -190,7 +191,6 @@ cdef mblk *lend(shm *p, shm_slot *s, uint8_t *data, uint32_t n, uint32_t headers
         return NULL
     rest.wptr += n - headers
     rest.dp.flags |= DB_LENT
-    rest.dp.truesize = SHM_SLOT
     m.cont = rest
     s.state = SLOT_LENT
     atomic_inc32(&p.room.lent)

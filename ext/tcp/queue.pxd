@@ -29,7 +29,8 @@ cdef void sq_free(tcb *c) noexcept nogil
 cdef void rq_append(tcb *c, mblk *taken, uint32_t n) noexcept nogil
 # Detach the first n bytes, n > 0 and at most rq_len; NULL without memory.
 cdef mblk *rq_take(tcb *c, size_t n) noexcept nogil
-# The same bytes in dense blocks; the rest of the chain as it was when memory runs out.
+# The same bytes in dense blocks; the rest of the chain as it was when memory runs out. Blocks on storage of somebody
+# else's that is charged with what it shows stay as they are: a link that bounds what it lends charges it so.
 cdef mblk *chain_collapse(arena *a, ledger *book, mblk *taken) noexcept nogil
 # What a chain that is not in the receive queue is charged for.
 cdef uint32_t storage_of(const mblk *m) noexcept nogil

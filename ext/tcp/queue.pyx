@@ -9,7 +9,7 @@ from ustack._core.base.seq cimport seq_gt, seq_leq, seq_lt, seq_t
 from ustack._core.base.types cimport unlikely
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport (
-    allocb, dup_range, freeb, freemsg, mblk, mblk_len, msg_intact, msgappend, splitmsg, tailroom, writable,
+    DB_EXTERNAL, allocb, dup_range, freeb, freemsg, mblk, mblk_len, msg_intact, msgappend, splitmsg, tailroom, writable,
 )
 from ustack._core.tcp.block cimport TF2_BYTES_LOST, mark
 from ustack._core.tcp.reassembly cimport ooo_collapse
@@ -19,12 +19,23 @@ cdef enum:
     SPARSE_FLOOR = 64 * 1024    # less storage than this is never worth packing
 
 
+cdef inline bint has_external(const mblk *m) noexcept nogil:
+    while m != NULL:
+        if m.dp.flags & DB_EXTERNAL:
+            return True
+        m = m.cont
+    return False
+
+
 cdef bint append_small(tcb *c, mblk *m, uint32_t n) noexcept nogil:
     """Copy a small write into the tail block, so that each does not hold a block of its own. A block with bytes in
     a packet in flight has a second reference and is left alone; and so is a large one, behind which what comes is
-    the rest of a bulk write, which would be copied for the second time for nothing."""
+    the rest of a bulk write, which would be copied for the second time for nothing. Storage of somebody else's is
+    not read here: who lent it knows what became of it, and the copy would not."""
     cdef mblk *tail = c.sq_tail
     if n > SMALL_WRITE or tail == NULL or mblk_len(tail) > SMALL_TAIL or not writable(tail) or tailroom(tail) < n:
+        return False
+    if has_external(m):
         return False
     while m != NULL:
         msgappend(&c.home.ctx.book, LR_APPEND, tail, m.rptr, mblk_len(m))
@@ -160,32 +171,48 @@ cdef mblk *rq_take(tcb *c, size_t n) noexcept nogil:
     return taken
 
 
+cdef inline bint stays(const mblk *m) noexcept nogil:
+    """Storage of somebody else's that is charged with no more than it shows: to copy it frees nothing of ours, and its
+    bytes may be out of our reach."""
+    return m.dp.flags & DB_EXTERNAL and m.dp.truesize <= <size_t>(m.dp.lim - m.dp.base)
+
+
+cdef mblk *dense_block(arena *a, const mblk *m) noexcept nogil:
+    """Room for what can be packed from m on, up to DENSE_BLOCK."""
+    cdef size_t n = 0
+    while m != NULL and n < DENSE_BLOCK and not stays(m):
+        n += mblk_len(m)
+        m = m.cont
+    return allocb(a, n if n < DENSE_BLOCK else DENSE_BLOCK)
+
+
 cdef mblk *chain_collapse(arena *a, ledger *book, mblk *taken) noexcept nogil:
-    cdef mblk *dense = NULL
-    cdef mblk *last = NULL
+    cdef mblk *whole = NULL
+    cdef mblk **at = &whole
+    cdef mblk *dense = NULL             # what is being filled
     cdef mblk *m = taken
     cdef mblk *following
-    cdef size_t n
     while m != NULL:
-        n = msgappend(book, LR_COLLAPSE, last, m.rptr, mblk_len(m)) if last != NULL else 0
-        m.rptr += n
-        if m.rptr < m.wptr:
-            following = allocb(a, DENSE_BLOCK)
-            if following == NULL:
-                break
-            if last == NULL:
-                dense = following
-            else:
-                last.cont = following
-            last = following
-            continue
         following = m.cont
-        freeb(m)
-        m = following
-    if last == NULL:
-        return taken
-    last.cont = m
-    return dense
+        if stays(m) or (dense == NULL and (following == NULL or stays(following))):
+            at[0] = m                   # also one block alone: nothing would be packed
+            at = &m.cont
+            m = following
+            dense = NULL
+            continue
+        if dense != NULL:
+            m.rptr += msgappend(book, LR_COLLAPSE, dense, m.rptr, mblk_len(m))
+        if m.rptr == m.wptr:
+            freeb(m)
+            m = following
+            continue
+        dense = dense_block(a, m)
+        if dense == NULL:
+            break
+        at[0] = dense
+        at = &dense.cont
+    at[0] = m
+    return whole
 
 
 cdef bint is_sparse(uint32_t held, uint32_t data, bint pressed) noexcept nogil:
