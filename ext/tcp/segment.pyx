@@ -10,7 +10,7 @@ from ustack._core.base.codes cimport CSUM_PARTIAL, GSO_TCP4, GSO_TCP6, IPPROTO_T
 from ustack._core.base.counters cimport (
     C_TCP_NOMEM, C_TCP_RST_LIMITED, C_TCP_RST_TX, C_TCP_TX, C_TCP_TX_BYTES, count, count_n,
 )
-from ustack._core.base.seq cimport seq_geq, seq_t
+from ustack._core.base.seq cimport seq_geq, seq_gt, seq_leq, seq_t
 from ustack._core.base.types cimport NS_SEC
 from ustack._core.base.wheel cimport timer_stop
 from ustack._core.inet.inet cimport (
@@ -104,9 +104,19 @@ cdef void add_timestamps(tcb *c, tcp_options *o, bint echo) noexcept nogil:
     o.tsecr = c.ts_recent if echo else 0
 
 
+cdef bint fin_waits(const tcb *c) noexcept nogil:
+    """The peer's FIN is here, and something before it is not."""
+    return has(c, TF_FIN_KNOWN) and seq_gt(c.rcv_fin, c.rcv_nxt)
+
+
+cdef bint sack_due(const tcb *c) noexcept nogil:
+    return has(c, TF_SACK) and (c.ooo.n or has(c, TF_DSACK) or fin_waits(c))
+
+
 cdef void add_sack(tcb *c, tcp_options *o) noexcept nogil:
     """What was received twice first (RFC 2883), then what is held above rcv_nxt, newest first (RFC 2018); with its FIN,
     or the peer would send the last segment again for that alone."""
+    cdef bint fin = fin_waits(c)
     cdef interval blocks[TCP_MAX_SACK]
     cdef int n = 0
     cdef int i
@@ -119,8 +129,13 @@ cdef void add_sack(tcb *c, tcp_options *o) noexcept nogil:
     for i in range(n):
         o.sack[i][0] = blocks[i].start
         o.sack[i][1] = blocks[i].end
-        if i >= held and has(c, TF_FIN_KNOWN) and blocks[i].end == c.rcv_fin:
+        if fin and i >= held and blocks[i].end == c.rcv_fin:
             o.sack[i][1] += 1
+        fin = fin and seq_leq(o.sack[i][1], c.rcv_fin)
+    if fin and n < TCP_MAX_SACK:
+        o.sack[n][0] = c.rcv_fin
+        o.sack[n][1] = c.rcv_fin + 1
+        n += 1
     o.nsack = <uint8_t>n
 
 
@@ -195,7 +210,7 @@ cdef int seg_send(tcb *c, uint8_t flags, seq_t seq, mblk *taken, uint32_t n) noe
     tcp_clear_options(&o)
     if has(c, TF_TS):
         add_timestamps(c, &o, True)
-    if (c.ooo.n or has(c, TF_DSACK)) and has(c, TF_SACK) and n + SACK_BYTES <= c.snd_mss:
+    if sack_due(c) and n + SACK_BYTES <= c.snd_mss:
         add_sack(c, &o)                 # RFC 2018 4. Beside a full segment there is no room: ACKs have told it
     h.flags = TH_ACK | flags
     h.seq = seq
@@ -211,7 +226,7 @@ cdef int bare_ack(tcb *c, seq_t seq) noexcept nogil:
     tcp_clear_options(&o)
     if has(c, TF_TS):
         add_timestamps(c, &o, True)
-    if has(c, TF_SACK) and (c.ooo.n or has(c, TF_DSACK)):
+    if sack_due(c):
         add_sack(c, &o)
     h.flags = TH_ACK
     h.seq = seq

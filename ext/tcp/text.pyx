@@ -191,7 +191,12 @@ cdef void keep(tcb *c, arrival *s, mblk *taken) noexcept nogil:
 # --- eighth: FIN --------------------------------------------------------------------------------------------------
 cdef void check_fin(tcb *c, arrival *s) noexcept nogil:
     """A FIN counts when everything before it is here; one that came early is remembered."""
-    if note_fin(c, s) and c.rcv_fin != c.rcv_nxt and s.n == 0:
+    note_fin(c, s)
+    if s.h.flags & TH_FIN and s.n == 0 and s.h.seq == c.rcv_fin and seq_gt(c.rcv_fin, c.rcv_nxt):
+        if has(c, TF_SACK) and not (c.ooo.n and c.ooo.v[c.ooo.n - 1].end == c.rcv_fin):
+            c.dsack.start = c.rcv_fin   # the block of what has just come is the first (RFC 2018 4)
+            c.dsack.end = c.rcv_fin + 1
+            c.flags |= TF_DSACK
         seg_ack(c)                      # out of order, like data
     if has(c, TF_FIN_KNOWN) and not has(c, TF_FIN_RCVD) and c.rcv_nxt == c.rcv_fin:
         fin_received(c)

@@ -116,6 +116,35 @@ def test_a_fin_behind_a_gap_is_in_the_selective_acknowledgement():
     p.recv("A", ack=1502, sack=[])
 
 
+def test_a_fin_without_data_behind_a_gap_is_in_the_selective_acknowledgement():
+    """RFC 2018 3, 4: a FIN has a number, and what has just come is in the first block."""
+    p = established(sack=True)
+    p.send("FA", 1001, 1)
+    p.recv("A", ack=1, sack=[(1001, 1002)])
+    p.send("A", 301, 1, b"x" * 100)
+    p.recv("A", ack=1, sack=[(301, 401), (1001, 1002)])
+    p.send("FA", 1001, 1)               # once more: it is acknowledged like any other
+    p.recv("A", ack=1, sack=[(1001, 1002), (301, 401)])
+    p.send("A", 901, 1, b"z" * 100)
+    p.recv("A", ack=1, sack=[(901, 1002), (301, 401)])
+    p.conn.send(b"!")
+    p.recv("PA", ack=1, sack=[(901, 1002), (301, 401)])
+    p.send("A", 401, 2, b"y" * 500)
+    p.recv("A", ack=1, sack=[(301, 1002)])
+    p.send("A", 1, 2, b"w" * 300)
+    p.recv("A", ack=1002, sack=[])
+    assert p.conn.recv() == b"w" * 300 + b"x" * 100 + b"y" * 500 + b"z" * 100
+    assert p.conn.state == "CLOSE-WAIT"
+
+
+def test_a_fin_behind_a_gap_is_acknowledged_without_sack():
+    p = established()
+    for _ in range(2):
+        p.send("FA", 1001, 1)
+        p.recv("A", ack=1, sack=[])
+        p.recv_nothing()
+
+
 def test_a_fin_in_order_ends_the_stream_whatever_came_from_behind_it():
     p = established(sack=True)
     p.send("A", 1001, 1, b"y" * 2000)
