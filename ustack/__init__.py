@@ -14,6 +14,11 @@ from ustack._core.py.flip import FlipBuffer as FlipBuffer
 from ustack._core.py.flip import ReceiveMapping as ReceiveMapping
 from ustack._core.py.links import Link as Link
 from ustack._core.py.links import pair as pair
+from ustack._core.py.pagepipe import SPLICE_F_GIFT as SPLICE_F_GIFT
+from ustack._core.py.pagepipe import SPLICE_F_MORE as SPLICE_F_MORE
+from ustack._core.py.pagepipe import SPLICE_F_MOVE as SPLICE_F_MOVE
+from ustack._core.py.pagepipe import SPLICE_F_NONBLOCK as SPLICE_F_NONBLOCK
+from ustack._core.py.pagepipe import PagePipe as PagePipe
 from ustack._core.py.pipe import Pipe as Pipe
 from ustack._core.py.shm import SharedMemory as SharedMemory
 from ustack._core.py.stack import Interface as Interface
@@ -39,6 +44,10 @@ __version__ = "0.1.0"
 __all__ = [
     "DIRECT_LEAST",
     "SPLICE_EOF",
+    "SPLICE_F_GIFT",
+    "SPLICE_F_MORE",
+    "SPLICE_F_MOVE",
+    "SPLICE_F_NONBLOCK",
     "Bridge",
     "Capture",
     "Completion",
@@ -48,6 +57,7 @@ __all__ = [
     "Interface",
     "Link",
     "PacketRing",
+    "PagePipe",
     "Pipe",
     "RawFile",
     "ReceiveMapping",

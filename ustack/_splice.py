@@ -15,6 +15,13 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
+from ustack._core.py.pagepipe import (
+    SPLICE_F_GIFT,
+    SPLICE_F_MORE,
+    SPLICE_F_MOVE,
+    SPLICE_F_NONBLOCK,
+    PagePipe,
+)
 from ustack._core.py.socket import Socket
 from ustack._core.py.transfers import Relay, Transfer
 from ustack._viasplice import StreamTransfer, stream_of
@@ -22,30 +29,33 @@ from ustack._viastream import Stream
 
 PIECE = 65536       # bytes that a thread takes from a source at once
 SPLICE_EOF = -1     # as a count: until the source ends
+FLAGS = SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT
+
+WHOLE = Socket, Stream, PagePipe    # ends that are not descriptors
 
 Waters = tuple[int | None, int | None]      # watermarks: in front of us, and in front of the sink
 
 
 def _timeout(*ends: Any) -> int:
     """The shortest of the ends' timeouts, in nanoseconds; -1: none, 0: do not wait."""
-    given = [t for end in ends if isinstance(end, (Socket, Stream)) and (t := end.gettimeout()) is not None]
+    given = [t for end in ends if isinstance(end, WHOLE) and (t := end.gettimeout()) is not None]
     return int(min(given) * 1e9) if given else -1
 
 
 def _end(thing: Any) -> Any:
-    """A stack's socket, a stream over a VI, or the descriptor of what has one."""
-    if isinstance(thing, (Socket, Stream)):
+    """A stack's socket, a stream over a VI, a pipe of references, or the descriptor of what has one."""
+    if isinstance(thing, WHOLE):
         return thing
     number = thing if isinstance(thing, int) else thing.fileno() if hasattr(thing, "fileno") else None
     if not isinstance(number, int):
-        raise TypeError("an end is a stream socket of a stack, a VI, or has a descriptor: not a "
+        raise TypeError("an end is a stream socket of a stack, a VI, a PagePipe, or has a descriptor: not a "
                         f"{type(thing).__name__}")
     return number
 
 
 def _position(thing: Any) -> int | None:
     """Where a file object stands, whose descriptor may be ahead of it; None: its descriptor tells."""
-    if isinstance(thing, (int, Socket, Stream)) or not hasattr(thing, "tell") or "b" not in getattr(thing, "mode", "b"):
+    if isinstance(thing, (int, *WHOLE)) or not hasattr(thing, "tell") or "b" not in getattr(thing, "mode", "b"):
         return None
     try:
         position: int = thing.tell()
@@ -65,7 +75,7 @@ def _stand(thing: Any, number: int, position: int) -> None:
 def _prepare(source: Any, sink: Any) -> None:
     """Objects that buffer: what was written to them goes before what is spliced."""
     for thing in (source, sink):
-        if not isinstance(thing, (int, Socket, Stream)) and hasattr(thing, "flush"):
+        if not isinstance(thing, (int, *WHOLE)) and hasattr(thing, "flush"):
             thing.flush()
 
 
@@ -79,15 +89,25 @@ def _in_engine(source: Any, sink: Any) -> bool:
     return isinstance(source, Socket) and isinstance(sink, Socket) and source.stack is sink.stack
 
 
+def _pass_end(sink: Any) -> None:
+    """The end of the source becomes the sink's. (Streams over VIs see to that themselves; descriptors have none.)"""
+    if isinstance(sink, Socket):
+        sink.shutdown(1)
+    elif isinstance(sink, PagePipe):
+        sink.close_write()
+
+
 def _transfer(source: Any, sink: Any, count: int, offset: int | None, timeout: int, waters: Waters,
-              pass_end: bool) -> Transfer | StreamTransfer:
-    """What moves bytes between two ends in a thread."""
+              pass_end: bool, flags: int, brief: bool) -> Transfer | StreamTransfer:
+    """What moves bytes between two ends in a thread. brief: it waits for the first bytes only."""
     read, written = waters
     piece = written or PIECE
+    nowait = bool(flags & SPLICE_F_NONBLOCK)
     if isinstance(source, Stream) or isinstance(sink, Stream):
         return StreamTransfer(source, sink, count, offset=offset, timeout_ns=timeout, piece=piece, pass_end=pass_end,
-                              high=written, ahead=read or 0)
-    return Transfer(source, sink, count, offset=offset, timeout_ns=timeout, piece=piece, ahead=read or 0)
+                              high=written, ahead=read or 0, brief=brief, nowait=nowait)
+    return Transfer(source, sink, count, offset=offset, timeout_ns=timeout, piece=piece, ahead=read or 0,
+                    more=bool(flags & SPLICE_F_MORE), brief=brief, nowait=nowait)
 
 
 def _waters(high_water: int | None, watermarks: Waters | None) -> Waters:
@@ -152,7 +172,7 @@ class Splice:
     """
 
     def __init__(self, source: Any, sink: Any, count: int, offset: int | None, idle: float, pass_end: bool,
-                 owner: int | None, callback: Callable[[Splice], object] | None, waters: Waters):
+                 owner: int | None, callback: Callable[[Splice], object] | None, waters: Waters, flags: int = 0):
         self._owner, self._callback = owner, callback
         self._error: BaseException | None = None
         self._relay: Relay | None = None
@@ -170,7 +190,8 @@ class Splice:
             self._ends = [_own(_end(source))]
             self._ends.append(_own(_end(sink)))
             start = _position(source) if offset is None else offset
-            self._transfer = _transfer(self._ends[0], self._ends[1], count, start, -1, waters, pass_end)
+            self._transfer = _transfer(self._ends[0], self._ends[1], count, start, -1, waters, pass_end,
+                                       flags, False)
             self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except BaseException:
             self._let_go()
@@ -188,9 +209,8 @@ class Splice:
     def _run(self, transfer: Transfer | StreamTransfer) -> None:
         try:
             transfer.run()
-            sink = self._ends[1]
-            if self._pass_end and not transfer.cancelled and isinstance(sink, Socket):
-                sink.shutdown(1)
+            if self._pass_end and not transfer.cancelled:
+                _pass_end(self._ends[1])
         except BaseException as error:
             self._error = error
         if self._source is not None and transfer.position >= 0:
@@ -307,19 +327,25 @@ def _in_trio() -> bool:
 
 def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | None = None, idle: float | None = None,
            pass_end: bool = False, high_water: int | None = None, watermarks: Waters | None = None,
-           wait: bool = True, owner: int | None = None, callback: Callable[[Splice], object] | None = None) -> Any:
+           wait: bool = True, owner: int | None = None, callback: Callable[[Splice], object] | None = None,
+           flags: int = 0) -> Any:
     """Move ``count`` bytes, or all until the source ends, from ``source`` to ``sink``; returns how many went.
 
-    Either end is a stream socket of a stack, a VI or a stream over one (``ustack.via.Stream``), or a descriptor or an
-    object with one: a file, a pipe, a socket of the kernel. ``offset``: where in a source file to begin; by default at
-    its position, which moves along. Between two sockets of one stack the engine does it, without a copy and without
-    this thread; ``idle``, in seconds, ends that with ETIMEDOUT after so long without a byte (SO_SPLICE). pass_end: the
-    end of the source ends the sink's direction; VIs are also told of an error.
+    Either end is a stream socket of a stack, a VI or a stream over one (``ustack.via.Stream``), a ``PagePipe``, or a
+    descriptor or an object with one: a file, a pipe, a socket of the kernel. ``offset``: where in a source file to
+    begin; by default at its position, which moves along. Between two sockets of one stack the engine does it, without a
+    copy and without this thread; ``idle``, in seconds, ends that with ETIMEDOUT after so long without a byte
+    (SO_SPLICE). pass_end: the end of the source ends the sink's direction; VIs are also told of an error.
 
     watermarks: two numbers of bytes, or None: (1) what may be on its way to us: of a file so much is asked for before
     it is read (at most 64 MiB), of a stack's socket it is the receive buffer (SO_RCVBUF); (2) what may wait in front of
     the sink: the send buffer of a stack's socket is set to it (SO_SNDBUF), a VI's peer has at most so much to take, and
     in front of a descriptor no more is read. high_water: the second alone.
+
+    With a ``PagePipe`` at an end a blocking call with a ``count`` is splice(2): it waits for the first bytes, moves
+    what can be moved then, and returns; 0 is the end. flags: SPLICE_F_NONBLOCK: no pipe of references is waited for
+    (BlockingIOError if nothing moved); SPLICE_F_MORE: more follows behind it (a stack's socket holds back what fills
+    no segment); SPLICE_F_MOVE and SPLICE_F_GIFT do nothing.
 
     With ``wait=False`` a ``Splice`` is returned at once; ``owner``, a signal number, is sent to this process when it
     is over (ValueError where no handler is installed), and ``callback(splice)`` is called, in some thread. Errors are
@@ -331,6 +357,10 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
         raise ValueError("a count is a number of bytes, or SPLICE_EOF")
     if idle is not None and not idle > 0:
         raise ValueError("idle is a number of seconds above 0")
+    if flags & ~FLAGS:
+        raise OSError(errno.EINVAL, "an unknown flag")
+    if flags & SPLICE_F_NONBLOCK and not wait:
+        raise ValueError("SPLICE_F_NONBLOCK is for a call that would wait: wait=True")
     _check_owner(owner)
     source, sink = stream_of(source), stream_of(sink)
     if callback is not None and not callable(callback):
@@ -340,8 +370,8 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
     if wait and (owner is not None or callback is not None):
         raise ValueError("owner= and callback= tell of a splice that nobody waits for: wait=False")
     waters = _waters(high_water, watermarks)
-    if offset is not None and isinstance(source, (Socket, Stream)):
-        raise OSError(errno.ESPIPE, "a socket has no offsets" if isinstance(source, Socket) else "a VI has no offsets")
+    if offset is not None and isinstance(source, WHOLE):
+        raise OSError(errno.ESPIPE, "a socket, a VI and a pipe have no offsets")
     if idle == math.inf:
         idle = None
     _end(source), _end(sink)
@@ -350,7 +380,7 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
         if water is not None and isinstance(end, Socket):
             end.setsockopt(socket.SOL_SOCKET, option, water)
     if not wait:
-        return Splice(source, sink, count, offset, idle or 0.0, pass_end, owner, callback, waters)
+        return Splice(source, sink, count, offset, idle or 0.0, pass_end, owner, callback, waters, flags)
     timeout = _timeout(source, sink)
     if _in_engine(source, sink) and timeout != 0:
         job = Splice(source, sink, count, None, idle or 0.0, pass_end, None, None, waters)
@@ -360,20 +390,21 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
             job.cancel()
             error.moved = job.moved  # type: ignore[attr-defined]
             raise
-    return _blocking(source, sink, count, offset, pass_end, timeout, waters)
+    return _blocking(source, sink, count, offset, pass_end, timeout, waters, flags)
 
 
 def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: bool, timeout: int,
-              waters: Waters) -> int:
+              waters: Waters, flags: int) -> int:
     start = _position(source) if offset is None else offset
-    transfer = _transfer(_end(source), _end(sink), count, start, timeout, waters, pass_end)
+    brief = count >= 0 and (isinstance(source, PagePipe) or isinstance(sink, PagePipe))
+    transfer = _transfer(_end(source), _end(sink), count, start, timeout, waters, pass_end, flags, brief)
     try:
         moved = transfer.run()
     except BlockingIOError as error:
         if not transfer.moved:
             error.moved = 0  # type: ignore[attr-defined]
             raise
-        moved = transfer.moved
+        return transfer.moved
     except BaseException as error:
         error.moved = transfer.moved  # type: ignore[attr-defined]
         if rest := transfer.unsent:
@@ -382,21 +413,31 @@ def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: 
     finally:
         if offset is None and transfer.position >= 0:
             _stand(source, _end(source), transfer.position)
-    if pass_end and isinstance(sink, Socket):
-        sink.shutdown(1)
+    if pass_end and not (brief and moved):
+        _pass_end(sink)
     return moved
 
 
-def tee(source: Socket, sink: Any, count: int = 1 << 20) -> int:
-    """Send what ``source`` has received, at most ``count`` bytes, to ``sink`` and leave it there to be received.
+def tee(source: Socket | PagePipe, sink: Any, count: int = 1 << 20, *, flags: int = 0) -> int:
+    """Send what ``source`` has, at most ``count`` bytes, to ``sink`` and leave it there to be received.
 
-    Nothing is copied between sockets of stacks: both queues hold the same blocks. Waits until there is something;
-    returns how many bytes it was, 0 at the end of the stream. A ``splice`` of as many bytes to another sink then
-    consumes them.
+    ``source`` is a stream socket of a stack, for what it has received, or a ``PagePipe``; ``sink`` is whatever
+    ``splice`` has. Nothing is copied between sockets of stacks and pipes of references: both hold the same blocks.
+    Waits until there is something; returns how many bytes it was (to a VI at most a message, to a ``PagePipe`` what it
+    has room for), 0 at the end of the stream. A ``splice`` of as many bytes to another sink then consumes them. flags:
+    as for ``splice``.
     """
-    if not isinstance(source, Socket):
-        raise TypeError("tee() looks into the receive queue of a stack's socket")
+    if not isinstance(source, (Socket, PagePipe)):
+        raise TypeError("tee() looks into the receive queue of a stack's socket, or into a PagePipe")
     if count <= 0:
         raise ValueError("a count is at least 1 byte")
+    if flags & ~FLAGS:
+        raise OSError(errno.EINVAL, "an unknown flag")
+    sink = stream_of(sink)
     _prepare(source, sink)
-    return Transfer(source, _end(sink), count, peek=True, timeout_ns=_timeout(source, sink)).run()
+    timeout, nowait = _timeout(source, sink), bool(flags & SPLICE_F_NONBLOCK)
+    if isinstance(sink, Stream):
+        return StreamTransfer(source, sink, count, offset=None, timeout_ns=timeout, piece=PIECE, nowait=nowait,
+                              peek=True).run()
+    return Transfer(source, _end(sink), count, peek=True, timeout_ns=timeout, more=bool(flags & SPLICE_F_MORE),
+                    nowait=nowait).run()

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ustack._core.py.pagepipe import PagePipe, pull_into, push_from
 from ustack._core.py.socket import Socket
 from ustack._core.py.transfers import Transfer, read_ahead, settle, take_into
 from ustack._core.py.via import Buffer, Vi
@@ -75,11 +76,14 @@ class StreamTransfer:
     """As ``Transfer``, where an end is a stream over a VI: in the calling thread, piece by piece.
 
     pass_end: how it ends is told to the VI at the other end: the end of the source, or an error. high: most bytes that
-    a VI has and its peer's NIC has not taken. ahead: bytes of a file that are asked for before they are read.
+    a VI has and its peer's NIC has not taken. ahead: bytes of a file that are asked for before they are read. brief: it
+    waits for the first bytes only; nowait: a pipe of references is not waited for. peek: one message at most, and what
+    it has stays at the source (a stack's socket, a pipe of references).
     """
 
     def __init__(self, source: Any, sink: Any, count: int, *, offset: int | None, timeout_ns: int, piece: int,
-                 pass_end: bool = False, high: int | None = None, ahead: int = 0):
+                 pass_end: bool = False, high: int | None = None, ahead: int = 0, brief: bool = False,
+                 nowait: bool = False, peek: bool = False):
         if source is sink:
             raise OSError(errno.EINVAL, "a VI with itself")
         self._source: Any = _Descriptor.source(source, offset) if isinstance(source, int) else source
@@ -90,6 +94,8 @@ class StreamTransfer:
         self._ahead, self._asked = min(ahead, AHEAD), 0
         self._pass_end = pass_end
         self._deadline = None if timeout_ns < 0 else 0 if timeout_ns == 0 else time.monotonic() + timeout_ns / 1e9
+        self._until = self._deadline        # of the whole, also where nothing more is waited for
+        self._brief, self._nowait, self._peek = brief, nowait, peek
         self._began = self._source.at if isinstance(self._source, _Descriptor) else -1
         self._gone = 0              # bytes that were given to the sink
         self._lost = 0              # of those, what a connection that broke has given back
@@ -153,7 +159,7 @@ class StreamTransfer:
             if isinstance(self._sink, Stream):
                 self._sink._high = None
             self._settle_flushed()
-            if self._pass_end and how is not None:
+            if self._pass_end and how is not None and not (self._brief and how[0] == END and self.moved):
                 self._tell(*how)
         return self.moved
 
@@ -182,6 +188,8 @@ class StreamTransfer:
         self._gone += n
         if self._left > 0:
             self._left -= n
+        if self._brief:
+            self._deadline = 0
 
     # --- waiting for what is no VI
 
@@ -207,19 +215,23 @@ class StreamTransfer:
             return 0.0
         return SLICE if self._deadline is None else max(0.0, min(SLICE, self._deadline - time.monotonic()))
 
+    def _slice_ns(self) -> int:
+        """The same in nanoseconds, for a call that may be one on a pipe of references."""
+        return 0 if self._nowait else int(self._slice() * 1e9)
+
     # --- to a VI
 
     def _to_stream(self, sink: Stream) -> None:
         while self._left:
             moved = self._forward(self._source, sink) if isinstance(self._source, Stream) else self._read(sink)
-            if not moved:
+            if not moved or self._peek:
                 break
         self._flush(sink)
 
     def _flush(self, sink: Stream) -> None:
         """Until the peer's NIC has taken everything: who then disconnects takes nothing back."""
-        if self._deadline != 0:
-            sink._wait(sink._is_sent, self._deadline, self._is_cancelled, sends=True)
+        if self._until != 0:
+            sink._wait(sink._is_sent, self._until, self._is_cancelled, sends=True)
 
     def _read(self, sink: Stream) -> int:
         """One message from a descriptor or a stack's socket: read straight into the buffer that is sent."""
@@ -241,10 +253,12 @@ class StreamTransfer:
                 sink._collect()
             sink._may_send(False)
 
-        if isinstance(self._source, Socket):
+        if isinstance(self._source, (Socket, PagePipe)):
+            take: Any = take_into if isinstance(self._source, Socket) else pull_into
             while True:
                 try:
-                    return take_into(self._source, buffer.data[:n], int(self._slice() * 1e9))
+                    got: int = take(self._source, buffer.data[:n], self._slice_ns(), self._peek)
+                    return got
                 except TimeoutError:
                     self._look(check)
         one = self._source
@@ -335,6 +349,9 @@ class StreamTransfer:
             if isinstance(self._sink, Socket):
                 self._send(source, held, start, start + n)
                 settle()
+            elif isinstance(self._sink, PagePipe):
+                self._put(source, held, start, start + n)
+                settle()
             else:
                 self._write(source, held, start, start + n)
 
@@ -368,3 +385,19 @@ class StreamTransfer:
                 source._consume(inner.moved)
         if inner.cancelled:
             raise Cancelled
+
+    def _put(self, source: Stream, held: Held, start: int, end: int) -> None:
+        """Into a pipe of references: the buffer is lent until nobody needs it."""
+        n = 0
+        self._lend(source, held)
+        try:
+            n = push_from(self._sink, held.buffer.data[start:end], self._slice_ns(),
+                          lambda: source._returned.append(held))
+        except TimeoutError:
+            self._look(lambda: None)
+        finally:
+            if n:
+                self._count(n)
+                source._consume(n)
+            else:
+                source._returned.append(held)

@@ -9,7 +9,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EBADF, EBUSY, EINTR, EINVAL, ENOBUFS, ENOMEM, ENOTCONN
+from libc.errno cimport EAGAIN, EBADF, EBUSY, EINTR, EINVAL, EIO, ENOBUFS, ENOMEM, ENOTCONN
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free
@@ -21,16 +21,18 @@ from ustack._core.base.codes cimport CAP_GATHER, CAP_TX_CSUM, CAP_ZEROCOPY_TX, E
 from ustack._core.base.counters cimport (
     C_FILE_GATHERED, C_FILE_NO_CHECKSUM, C_FILE_NO_GATHER, C_FILE_NOT_MAPPED, C_FILE_SHARED, C_FILE_SHRUNK, counters)
 from ustack._core.base.counters cimport count as bump
-from ustack._core.base.ledger cimport LR_DEVICE_TX, LR_RX_COPY, ledger, ledger_book
+from ustack._core.base.ledger cimport LR_DEVICE_TX, LR_RX_COPY, LR_TX_COPY, ledger, ledger_book
 from ustack._core.base.types cimport NS_MS, NS_NEVER, atomic_load32, atomic_store32, ns_t
 from ustack._core.mem.arena cimport arena
-from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgbytes, msgconsume, msgcopyout
+from ustack._core.mem.mblk cimport (
+    DB_EXTERNAL, DB_LENT, freemsg, mblk, mblk_len, msg_intact, msgbytes, msgconsume, msgcopyin_csum, msgcopyout)
 from ustack._core.py.buffers cimport Arena, chosen, drain, lend_buffer
 from ustack._core.py.calls cimport NO_WAIT, call_recv
 from ustack._core.py.driver cimport (
     clock_now, driver, driver_attend, driver_flush_unlock, driver_lock, driver_unlock, driver_wait, driver_wait_until,
     sock_note)
 from ustack._core.py.errors cimport check, fail
+from ustack._core.py.pagepipe cimport PagePipe
 from ustack._core.py.socket cimport Socket
 from ustack._core.stack.engine cimport engine_poll
 from ustack._core.stack.sockets cimport SOCK_TCP, sock, waiter
@@ -47,6 +49,9 @@ from ustack._core.tcp.tcp cimport (
 from ustack._core.zerocopy.origin cimport (
     FROM_AUTO, FROM_COPY, FROM_GATHER, FROM_MEMORY, FROM_MMAP, FROM_READ, ORIGIN_CHUNK, ORIGIN_GATHERED, SUM_AUTO,
     SUM_FUSED, SUM_NAIVE, SUM_OUTBOARD, origin, origin_at_end, origin_take)
+from ustack._core.zerocopy.pagepipe cimport (
+    PAGEPIPE_READ, PAGEPIPE_WRITE, pagepipe, pagepipe_begin, pagepipe_end, pagepipe_look, pagepipe_put, pagepipe_room,
+    pagepipe_wait)
 from ustack._core.zerocopy.relay cimport relay, relay_dissolve, relay_start, relay_turn
 from ustack._core.zerocopy.window cimport windows_count, windows_drop
 
@@ -73,7 +78,9 @@ cdef struct xfer:
     sock *ss
     driver *dd                  # the sink, if it is one
     sock *ds
-    origin o                    # the source, if it is not
+    pagepipe *from_pipe         # the source, if it is a pipe of references
+    pagepipe *to_pipe           # the sink, if it is one
+    origin o                    # the source, if it is neither
     int out                     # the sink, if it is a descriptor
     int out_kind
     arena *mem                  # where blocks come from
@@ -91,6 +98,8 @@ cdef struct xfer:
     bint more                   # something follows behind the last byte
     bint held                   # the last piece was queued as one that is followed by others
     ns_t deadline
+    bint brief                  # wait for the first bytes only
+    bint nowait                 # do not wait for a pipe of references
     bint main_thread
     int32_t cancelled
 
@@ -133,6 +142,16 @@ cdef int wait_fd(xfer *x, int fd, short events) noexcept nogil:
             return r
 
 
+cdef int wait_pipe(xfer *x, pagepipe *p, int what) noexcept nogil:
+    """Until there may be something to do at a pipe of references. 0: look again."""
+    cdef ns_t until = soon(x)
+    cdef int r
+    if until == NO_WAIT:
+        return -EAGAIN
+    r = pagepipe_wait(p, what, 1, until - clock_now())
+    return again(x, r) if r else 0
+
+
 cdef int pause(xfer *x, driver *d, sock *s, bint *tried) noexcept nogil:
     """Under the lock: until a socket may have room. 0: look again."""
     cdef int r
@@ -161,6 +180,8 @@ cdef int why_not_gather(const tcb *c) noexcept nogil:
 
 cdef bint may_gather(xfer *x) noexcept nogil:
     cdef int why
+    if x.from_pipe != NULL:
+        return why_not_gather(x.ds.tcp) < 0
     if x.loan == NULL and (x.ss != NULL or x.o.how not in (FROM_AUTO, FROM_GATHER) or not x.o.positional):
         return False
     why = why_not_gather(x.ds.tcp)
@@ -210,7 +231,7 @@ cdef int queue(xfer *x) noexcept nogil:
     cdef size_t n = msgbytes(m)
     cdef bint last = x.left == 0 or x.ended or (x.ss == NULL and origin_at_end(&x.o))
     cdef int64_t sent = -EBADF
-    cdef bint more = x.more if last else x.ss == NULL and x.o.positional
+    cdef bint more = x.more if last or x.from_pipe != NULL else x.ss == NULL and x.o.positional
     x.kept = NULL
     driver_lock(d)
     if s.closed:
@@ -271,6 +292,8 @@ cdef int write_out(xfer *x) noexcept nogil:
         r = wait_fd(x, x.out, POLLOUT)
         if r != 0:
             return r
+    if x.from_pipe != NULL and not msg_intact(x.kept):
+        return -EIO             # a file was cut whose pages are in the pipe
     sent = sys_write_some(x.out, v, n, x.out_kind in (FILE_PIPE, FILE_SOCKET))
     if sent == -EAGAIN and x.deadline != NO_WAIT:
         return 0
@@ -283,6 +306,122 @@ cdef int write_out(xfer *x) noexcept nogil:
         freemsg(x.kept)
         x.kept = NULL
     return consume(x, sent) if x.borrow else 0
+
+
+# --- pipes of references --------------------------------------------------------------------------------------------
+
+cdef int room_in_pipe(xfer *x, size_t *n) noexcept nogil:
+    """Wait until the sink takes something; *n becomes no more than that. 0 or -errno."""
+    cdef int64_t room
+    cdef int r
+    while True:
+        room = pagepipe_room(x.to_pipe, 1)
+        if room > 0:
+            if <int64_t>n[0] > room:
+                n[0] = <size_t>room
+            return 0
+        r = <int>room if room < 0 else -EAGAIN if x.nowait else wait_pipe(x, x.to_pipe, PAGEPIPE_WRITE)
+        if r != 0:
+            return r
+
+
+cdef int push(xfer *x) noexcept nogil:
+    """What was kept goes into a pipe of references; a part of it may stay."""
+    cdef int64_t sent = pagepipe_put(x.to_pipe, &x.kept, False)
+    if sent < 0:
+        return <int>sent
+    x.done += sent
+    if x.peek or x.from_pipe != NULL:
+        return 0
+    if x.borrow:
+        forget(x)
+        return consume(x, sent)
+    if sent == 0:               # another was there first
+        return wait_pipe(x, x.to_pipe, PAGEPIPE_WRITE)
+    return 0
+
+
+cdef void forget(xfer *x) noexcept nogil:
+    """What was kept, and the source has as well, is not to be delivered now."""
+    if x.kept == NULL:
+        return
+    if x.left >= 0:
+        x.left += msgbytes(x.kept)
+    freemsg(x.kept)
+    x.kept = NULL
+
+
+cdef int draw(xfer *x, size_t n) noexcept nogil:
+    """Windows on the first bytes of a pipe of references, whose reader we are until ``put_back``."""
+    cdef int64_t there
+    cdef int r
+    while True:
+        there = pagepipe_begin(x.from_pipe)
+        if there != -EAGAIN:
+            break
+        r = -EAGAIN if x.nowait else wait_pipe(x, x.from_pipe, PAGEPIPE_READ)
+        if r != 0:
+            return r
+    if there <= 0:
+        x.ended = there == 0
+        return <int>there
+    x.kept = pagepipe_look(x.from_pipe, n)
+    if x.kept == NULL or x.peek:
+        pagepipe_end(x.from_pipe, 0)
+    return 0 if x.kept != NULL else -ENOBUFS
+
+
+cdef void put_back(xfer *x, size_t used) noexcept nogil:
+    """Of what was drawn, so much is gone; the rest is where it was."""
+    if not x.peek:
+        pagepipe_end(x.from_pipe, used)
+    forget(x)
+
+
+cdef int copy_external(xfer *x, uint32_t stride, uint32_t phase) noexcept nogil:
+    """For a path that cannot send the program's memory, or a file's, in place: copies of what is not a stack's."""
+    cdef mblk **at = &x.kept
+    cdef mblk *m
+    cdef mblk *twin
+    cdef bint intact
+    cdef size_t n
+    while at[0] != NULL:
+        m = at[0]
+        n = mblk_len(m)
+        if m.dp.flags & DB_EXTERNAL and not m.dp.flags & DB_LENT:
+            twin = msgcopyin_csum(x.mem, x.book, LR_TX_COPY, m.rptr, n, stride, phase)
+            if twin == NULL:
+                return -ENOMEM
+            at[0] = twin
+            while twin.cont != NULL:
+                twin = twin.cont
+            twin.cont = m.cont
+            m.cont = NULL
+            intact = msg_intact(m)
+            freemsg(m)
+            if not intact:
+                return -EIO     # a file was cut whose pages are in the pipe
+            m = twin
+        if stride:
+            phase = <uint32_t>((phase + n) % stride)
+        at = &m.cont
+    return 0
+
+
+cdef int draw_for_socket(xfer *x, size_t n, bint gather, uint32_t stride, uint32_t phase) noexcept nogil:
+    cdef int r = draw(x, n)
+    if r != 0 or x.kept == NULL:
+        return r
+    n = msgbytes(x.kept)
+    if not gather:
+        r = copy_external(x, stride, phase)
+    if r == 0 and not msg_intact(x.kept):
+        r = -EIO                # a file was cut whose pages are in the pipe
+    if r == 0:
+        x.kept.pkt_len = <uint32_t>n
+        return 0
+    put_back(x, 0)
+    return no_memory(x) if r == -ENOMEM else r
 
 
 # --- the source -----------------------------------------------------------------------------------------------------
@@ -372,9 +511,32 @@ cdef int bring(xfer *x) noexcept nogil:
             return r
         if n > x.piece and not gather:
             n = x.piece
-    r = receive(x, n) if x.ss != NULL else fetch(x, n, gather, stride, phase)
+    elif x.to_pipe != NULL:
+        gather = True
+        r = room_in_pipe(x, &n)
+        if r != 0:
+            return r
+    if x.from_pipe != NULL:
+        r = draw_for_socket(x, n, gather, stride, phase) if x.ds != NULL else draw(x, n)
+    else:
+        r = receive(x, n) if x.ss != NULL else fetch(x, n, gather, stride, phase)
     if x.kept != NULL and x.left > 0:
         x.left -= msgbytes(x.kept)
+    return r
+
+
+cdef int deliver(xfer *x) noexcept nogil:
+    """What was kept goes to the sink, as much as it takes. 0 or -errno."""
+    cdef int64_t before = x.done
+    cdef int r
+    if x.ds != NULL:
+        r = queue(x)
+    elif x.to_pipe != NULL:
+        r = push(x)
+    else:
+        r = write_out(x)
+    if x.from_pipe != NULL:
+        put_back(x, <size_t>(x.done - before))
     return r
 
 
@@ -393,11 +555,13 @@ cdef int xfer_run(xfer *x) noexcept nogil:
                 return r
             if x.kept == NULL:
                 continue
-        r = queue(x) if x.ds != NULL else write_out(x)
+        r = deliver(x)
         if r != 0:
             return r
-        if x.peek and x.kept == NULL:
+        if x.peek and (x.kept == NULL or x.to_pipe != NULL):
             return 0
+        if x.brief and x.done and x.kept == NULL:
+            x.deadline = NO_WAIT
 
 
 # --- handles --------------------------------------------------------------------------------------------------------
@@ -411,7 +575,7 @@ cdef object technique_of(table, name, what):
 
 @cython.final
 cdef class Transfer:
-    """Bytes on their way from ``source`` to ``sink``: stream sockets of stacks, or descriptors.
+    """Bytes on their way from ``source`` to ``sink``: stream sockets of stacks, pipes of references, or descriptors.
 
     count: bytes, or -1 for all until the source ends. offset: of a file; None: its own position, which is moved by the
     caller. data: a buffer as the source instead. how: the technique for files; checksum: that for memory. more:
@@ -419,7 +583,8 @@ cdef class Transfer:
     that was cut: EFAULT instead of SIGBUS. piece: most to be taken from the source at once. given_back: of
     data, which the sink then sends in place if its path can; called once, when nobody needs the data any more. ``run``
     then queues all of it or nothing, or copies it. ahead: bytes of a file to be asked for before they are taken.
-    no_disk: EBUSY instead of waiting for a file's disk.
+    no_disk: EBUSY instead of waiting for a file's disk. brief: ``run`` waits for the first bytes only; nowait: a pipe
+    of references is not waited for.
     """
 
     cdef xfer x
@@ -431,7 +596,7 @@ cdef class Transfer:
     def __cinit__(self, source, sink, long long count=-1, *, offset=None, data=None, how="auto", checksum="auto",
                   bint more=False, bint peek=False, long long timeout_ns=-1, bint guarded=False,
                   Py_ssize_t piece=ORIGIN_CHUNK, given_back=None, long long ahead=0,
-                  bint no_disk=False):
+                  bint no_disk=False, bint brief=False, bint nowait=False):
         memset(&self.x, 0, sizeof(xfer))
         self.x.o.fd = -1
         self.x.out = -1
@@ -439,6 +604,8 @@ cdef class Transfer:
         self.x.left = count
         self.x.more = more
         self.x.peek = peek
+        self.x.brief = brief
+        self.x.nowait = nowait
         self.x.o.no_disk = no_disk
         self.x.ahead = min(ahead, <long long>AHEAD)
         self.x.piece = max(1, min(piece, <Py_ssize_t>ORIGIN_CHUNK))
@@ -457,6 +624,8 @@ cdef class Transfer:
                 self.x.loan.pkt_len = <uint32_t>self.view.len
         elif isinstance(source, Socket):
             self._set_source(source)
+        elif isinstance(source, PagePipe):
+            self._set_source_pipe(source)
         else:
             self._set_file(source, offset)
 
@@ -478,6 +647,12 @@ cdef class Transfer:
             self.x.mem = s.d.eng.ctx.mem
             self.x.book = &s.d.eng.ctx.book
             return
+        if isinstance(sink, PagePipe):
+            self.x.to_pipe = &(<PagePipe>sink).p
+            self.pool = (<PagePipe>sink).arena
+            self.x.mem = self.pool.a
+            self.x.book = &self.pool.book
+            return
         self.x.out = sink
         check(sys_file_facts(self.x.out, &facts))
         self.x.out_kind = facts.kind
@@ -495,6 +670,15 @@ cdef class Transfer:
             self.x.borrow = not self.x.peek
             self.x.mem = s.d.eng.ctx.mem
             self.x.book = &s.d.eng.ctx.book
+
+    def _set_source_pipe(self, PagePipe pipe):
+        self.x.from_pipe = &pipe.p
+        if self.x.from_pipe == self.x.to_pipe:
+            fail(-EINVAL, "a pipe with itself")
+        if self.x.ds == NULL:
+            self.pool = pipe.arena
+            self.x.mem = self.pool.a
+            self.x.book = &self.pool.book
 
     def _set_memory(self, data):
         PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
@@ -530,6 +714,8 @@ cdef class Transfer:
                 if isinstance(end, Socket):
                     (<Socket>end).enter()
                     entered.append(end)
+                elif isinstance(end, PagePipe):
+                    (<PagePipe>end).tell()
             while True:
                 with nogil:
                     r = xfer_run(&self.x)
@@ -544,11 +730,11 @@ cdef class Transfer:
             freemsg(self.x.loan)
             self.x.loan = NULL
             drain()
-        if r == -EAGAIN:
-            if self.x.deadline == NO_WAIT:
+        if r == -EAGAIN and not (self.x.brief and self.x.done):
+            if self.x.deadline == NO_WAIT or self.x.nowait:
                 raise BlockingIOError(EAGAIN, "Resource temporarily unavailable")
             raise TimeoutError("timed out")
-        if r != 0 and r != -ECANCELED:
+        if r not in (0, -EAGAIN, -ECANCELED):
             fail(r)
         return self.x.done
 
@@ -586,10 +772,11 @@ cdef class Transfer:
         return self.x.cancelled != 0
 
 
-def take_into(Socket source not None, target not None, long long timeout_ns=-1) -> int:
+def take_into(Socket source not None, target not None, long long timeout_ns=-1, bint peek=False) -> int:
     """Receive into memory, at most as much as it holds: how much (booked as rx.copy), 0 at the end of the stream.
 
-    TimeoutError after so many nanoseconds, whatever the socket's own timeout; 0: BlockingIOError.
+    peek: and leave it there. TimeoutError after so many nanoseconds, whatever the socket's own timeout; 0:
+    BlockingIOError.
     """
     cdef ns_t deadline = NS_NEVER if timeout_ns < 0 else NO_WAIT if timeout_ns == 0 else clock_now() + timeout_ns
     cdef bint main_thread = threading.get_ident() == _main_thread
@@ -602,7 +789,7 @@ def take_into(Socket source not None, target not None, long long timeout_ns=-1) 
     try:
         while r == -EINTR:
             with nogil:
-                r = call_recv(source.d, source.s, n, False, deadline, main_thread, &m)
+                r = call_recv(source.d, source.s, n, peek, deadline, main_thread, &m)
             if r == -EINTR:
                 PyErr_CheckSignals()
     finally:

@@ -7,21 +7,31 @@ from libc.stdint cimport uint8_t
 from ustack._core.base.types cimport cpu_relax
 from ustack._core.sys.fault cimport (
     FAULT_MPROTECT, FAULT_NONE, FAULT_USERFAULTFD, fault_at_fork, fault_attend, fault_choose, fault_forked,
-    fault_lock, fault_mechanism, fault_unlock)
+    fault_lift, fault_lock, fault_mechanism, fault_unlock)
 from ustack._core.sys.memory cimport page_size
 from ustack._core.zerocopy.cow_file cimport cow_file_any, cow_file_fault, cow_file_forked, cow_file_moved
 from ustack._core.zerocopy.cow_plain cimport (
     cow_plain_any, cow_plain_break_all, cow_plain_fault, cow_plain_forked)
+from ustack._core.zerocopy.gift cimport gift_any, gift_forget, gift_touched
 
 cdef bint watching_forks = False
 
 
 cdef int ask(void *page, bint met) noexcept nogil:
+    cdef bint given
     cdef int r
     fault_lock()
+    given = met and gift_touched(<uint8_t *>page)
     r = cow_file_fault(<uint8_t *>page)
     fault_unlock()
-    return r if r != 0 else cow_plain_fault(<uint8_t *>page, met)
+    if r == 0:
+        r = cow_plain_fault(<uint8_t *>page, met)
+    if r == 0 and given:
+        fault_lock()
+        fault_lift(page, page_size())
+        fault_unlock()
+        r = 1
+    return r
 
 
 cdef int answer(void *page) noexcept nogil:
@@ -40,6 +50,7 @@ cdef void before_fork() noexcept nogil:
         cow_plain_break_all()
         fault_lock()
         if not cow_plain_any():
+            gift_forget()
             return                  # with the lock, until after the fork
 
 
@@ -71,7 +82,7 @@ cdef int cow_start(int how) noexcept nogil:
     fault_lock()
     r = fault_mechanism()
     if r == FAULT_NONE or (how != FAULT_NONE and how != r):
-        r = -EBUSY if cow_file_any() or cow_plain_any() else choose(how)
+        r = -EBUSY if cow_file_any() or cow_plain_any() or gift_any() else choose(how)
     if r > 0 and not watching_forks:
         watching_forks = fault_at_fork(before_fork, after_fork, in_child) == 0
     fault_unlock()

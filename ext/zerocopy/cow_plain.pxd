@@ -23,6 +23,7 @@ cdef mblk *cow_plain_share(cow_owner *o, arena *a, uint8_t *addr, uint32_t *n, u
                            int *err) noexcept nogil
 # As fault_fn; takes fault_lock, and with that free the owners' locks. `met`: somebody met the fault and waits.
 cdef int cow_plain_fault(uint8_t *page, bint met) noexcept nogil
+cdef bint cow_plain_shares(const uint8_t *page) noexcept nogil      # under fault_lock: whether a block shows the page
 cdef bint cow_plain_any() noexcept nogil        # under fault_lock: whether anything is protected
 cdef void cow_plain_break_all() noexcept nogil
 cdef void cow_plain_forked() noexcept nogil     # in the child

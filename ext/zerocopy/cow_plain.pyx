@@ -336,6 +336,10 @@ cdef int cow_plain_fault(uint8_t *page, bint met) noexcept nogil:
         owner_unref(o)
 
 
+cdef bint cow_plain_shares(const uint8_t *page) noexcept nogil:
+    return entries != NULL and find(page) != NONE
+
+
 cdef bint cow_plain_any() noexcept nogil:
     return listed != 0
 

@@ -9,8 +9,9 @@ import random
 import signal
 import socket
 
+import pytest
 from beds import PATIENCE, connected, copied, reading
-from dark import copied_out, dark_stacks
+from dark import DarkRegion, copied_out, dark_stacks
 from helpers import Background
 
 import ustack
@@ -181,3 +182,42 @@ def test_lent_buffers_are_not_packed():
 
 def test_the_proof_of_splices_can_fail():
     assert dies(lambda: spliced_in_the_dark(max_sg=1, device="thread"))
+
+
+# --- a pipe of page references ----------------------------------------------------------------------------------------
+
+def piped_in_the_dark(**link):
+    """Memory that this process cannot read, through pipes of references to two connections; what was copied."""
+    size = 1 << 20
+    data = random.Random(23).randbytes(size)
+    with (DarkRegion(size) as memory, ustack.register(memory.region) as registered, ustack.PagePipe() as one,
+          ustack.PagePipe() as two, dark_stacks(link) as (near, far), connected(near, far) as (c, s),
+          connected(near, far) as (d, t)):
+        if not registered.pinned:
+            pytest.skip("memory that is not pinned is looked at before it is referred to")
+        memory.write(0, data)
+        with memory.dark(), reading(s) as first, reading(t) as second:
+            left = memoryview(memory.region)
+            while left:
+                n = one.vmsplice(left)
+                left = left[n:]
+                while n:
+                    again = ustack.tee(one, two, n)
+                    for pipe, connection in ((one, c), (two, d)):
+                        moved = 0
+                        while moved < again:
+                            moved += ustack.splice(pipe, connection, again - moved)
+                    n -= again
+            for connection in (c, d):
+                connection.shutdown(socket.SHUT_WR)
+            assert first.result(PATIENCE) == second.result(PATIENCE) == data
+        assert one.ledger() == two.ledger() == {}
+        return copied_out(near)
+
+
+def test_a_pipe_of_references_passes_on_what_it_cannot_read():
+    assert piped_in_the_dark() == {}
+
+
+def test_the_proof_of_pipes_can_fail():
+    assert dies(lambda: piped_in_the_dark(max_sg=1, device="thread"))

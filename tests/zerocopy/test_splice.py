@@ -55,6 +55,13 @@ def pipe_of(data):
         feeding.result(PATIENCE)
 
 
+def fill_pages(pages, data):
+    """All of it into a pipe of references, which ends then."""
+    while data:
+        data = data[pages.vmsplice(data):]
+    pages.close_write()
+
+
 @contextlib.contextmanager
 def source_of(kind, data):
     """A source of the kind that gives the data and ends."""
@@ -71,6 +78,11 @@ def source_of(kind, data):
         with a, b:
             feeding = Background(lambda: (a.sendall(data), a.shutdown(socket.SHUT_WR)))
             yield b
+            feeding.result(PATIENCE)
+    elif kind == "pages":
+        with ustack.PagePipe() as pages:
+            feeding = Background(fill_pages, pages, data)
+            yield pages
             feeding.result(PATIENCE)
     elif kind == "vi":
         with streams() as (x, y):
@@ -100,6 +112,10 @@ def sink_of(kind):
         with a, b:
             got = Background(read_all, b)
             yield a, lambda: (a.close(), got.result(PATIENCE))[1]
+    elif kind == "pages":
+        with ustack.PagePipe() as pages:
+            got = Background(lambda: b"".join(iter(pages.read, b"")))
+            yield pages, lambda: (pages.close_write(), got.result(PATIENCE))[1]
     elif kind == "vi":
         with streams() as (x, y):
             got = Background(read_all, y)
@@ -113,8 +129,8 @@ def sink_of(kind):
 ENDS = ["file", "pipe", "kernel", "stack", "vi"]
 
 
-@pytest.mark.parametrize("sink", ENDS)
-@pytest.mark.parametrize("source", ENDS)
+@pytest.mark.parametrize("sink", [*ENDS, "pages"])
+@pytest.mark.parametrize("source", [*ENDS, "pages"])
 def test_from_every_source_to_every_sink(source, sink):
     with source_of(source, DATA) as src, sink_of(sink) as (dst, what):
         assert ustack.splice(src, dst) == len(DATA)

@@ -5,6 +5,7 @@ from typing import Any, Self, final
 
 from typing_extensions import Buffer
 
+from ustack._core.py.pagepipe import PagePipe
 from ustack._core.py.socket import Socket
 
 TECHNIQUES: dict[str, int]
@@ -15,10 +16,11 @@ class Transfer:
     """Moves bytes in the calling thread."""
 
     def __new__(
-        cls, source: Socket | int | None, sink: Socket | int, count: int = -1, *, offset: int | None = None,
-        data: Buffer | None = None, how: str = "auto", checksum: str = "auto", more: bool = False,
-        peek: bool = False, timeout_ns: int = -1, guarded: bool = False, piece: int = 65536,
+        cls, source: Socket | PagePipe | int | None, sink: Socket | PagePipe | int, count: int = -1, *,
+        offset: int | None = None, data: Buffer | None = None, how: str = "auto", checksum: str = "auto",
+        more: bool = False, peek: bool = False, timeout_ns: int = -1, guarded: bool = False, piece: int = 65536,
         given_back: Callable[[], Any] | None = None, ahead: int = 0, no_disk: bool = False,
+        brief: bool = False, nowait: bool = False,
     ) -> Self: ...
     def run(self) -> int: ...
     def cancel(self) -> None: ...
@@ -51,7 +53,7 @@ class Relay:
     @property
     def ended(self) -> bool: ...
 
-def take_into(source: Socket, target: Buffer, timeout_ns: int = -1) -> int: ...
+def take_into(source: Socket, target: Buffer, timeout_ns: int = -1, peek: bool = False) -> int: ...
 def read_ahead(fd: int, offset: int, n: int) -> None: ...
 def settle() -> None: ...
 def file_windows() -> tuple[int, int]: ...
