@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from ustack._core.base.addr cimport ip_from4, ip_is_any, ip_is_multicast, ipaddr
+from ustack._core.base.addr cimport ip_from4, ip_is_any, ip_is_multicast, ip_to4
 from ustack._core.base.checksum cimport csum_finish, csum_fold, csum_partial, csum_update16
 from ustack._core.base.codes cimport CSUM_OK, GSO_NONE, IPPROTO_ICMP_, IPPROTO_TCP_
 from ustack._core.base.counters cimport (C_ICMP_BAD, C_ICMP_CHECKSUM, C_ICMP_ECHO, C_ICMP_ERROR_TX, C_ICMP_IGNORED,
@@ -15,14 +15,18 @@ from ustack._core.base.types cimport NS_SEC
 from ustack._core.inet.inet cimport (ICMP_ERR_ADMIN, ICMP_ERR_HOST, ICMP_ERR_NET, ICMP_ERR_OTHER, ICMP_ERR_PORT,
                                      ICMP_ERR_PROTO, ICMP_ERR_TOO_BIG, ICMP_ERR_TTL, inet, inet_is_local, ip_error,
                                      ip_output, ip_packet, path_release, path_resolve, upcall)
+from ustack._core.inet.ip4 cimport ip4_answer
 from ustack._core.inet.path cimport path
+from ustack._core.inet.pmtu cimport pmtu_of
+from ustack._core.inet.record cimport record_answer, record_time
 from ustack._core.mem.mblk cimport (HEADROOM, alloc_header, allocb, freemsg, linkb, mblk, mblk_len, msgcopyout,
                                     msgcsum, pullupmsg, writable)
 from ustack._core.wire.icmp cimport (EXCEEDED_REASSEMBLY, ICMP_ECHO, ICMP_ECHO_REPLY, ICMP_LEN, ICMP_PARAM_PROBLEM,
-                                     ICMP_SUM, ICMP_TIME_EXCEEDED, ICMP_UNREACH, UNREACH_ADMIN, UNREACH_HOST,
-                                     UNREACH_HOST_PROHIBITED, UNREACH_NEEDFRAG, UNREACH_NET, UNREACH_NET_PROHIBITED,
-                                     UNREACH_PORT, UNREACH_PROTO, UNREACH_SRCFAIL, icmp_check, icmp_emit, icmp_header,
-                                     icmp_is_error, icmp_parse)
+                                     ICMP_SUM, ICMP_TIMESTAMP, ICMP_TIMESTAMP_LEN, ICMP_TIME_EXCEEDED, ICMP_UNREACH,
+                                     UNREACH_ADMIN, UNREACH_HOST, UNREACH_HOST_PROHIBITED, UNREACH_NEEDFRAG,
+                                     UNREACH_NET, UNREACH_NET_PROHIBITED, UNREACH_PORT, UNREACH_PROTO, UNREACH_SRCFAIL,
+                                     icmp_answer_timestamp, icmp_check, icmp_emit, icmp_header, icmp_is_error,
+                                     icmp_parse)
 from ustack._core.wire.ip4 cimport (IP4_LEN, IP4_MAX_HEADER, IP4_OK, ip4_check, ip4_header, ip4_header_len,
                                     ip4_parse)
 from ustack._core.wire.bytes cimport get16, get32, get_sum, htons, put_sum
@@ -62,16 +66,26 @@ cdef bint icmp_allowed(inet *net) noexcept nogil:
     return True
 
 
-cdef int reply(inet *net, const ipaddr *src, const ipaddr *dst, mblk *taken, uint8_t tos) noexcept nogil:
+cdef int reply(inet *net, const ip_packet *to, mblk *taken, uint8_t tos, bint records) noexcept nogil:
+    """``records``: with the options that the packet which is answered had for that (RFC 1122 3.2.2.6, 3.2.2.8), if the
+    message fits the path with them."""
+    cdef uint8_t options[IP4_MAX_HEADER - IP4_LEN]
     cdef path p
+    cdef size_t n = 0
     cdef int result
+    if records and to.header_len > IP4_LEN:
+        n = record_answer(to.header + IP4_LEN, to.header_len - IP4_LEN, ip_to4(&to.dst),
+                          record_time(net.ctx.now, net.ctx.dice.key), options)
     memset(&p, 0, sizeof(p))
-    result = path_resolve(net, &p, src, dst)
+    result = path_resolve(net, &p, &to.dst, &to.src)
     if result < 0:
         freemsg(taken)
         return result
     count(&net.ctx.n, C_ICMP_TX)
-    result = ip_output(net, &p, taken, IPPROTO_ICMP_, TTL, tos, 0)
+    if n and taken.pkt_len + IP4_LEN + n <= pmtu_of(net, &p.dst, p.ifp.mtu):
+        result = ip4_answer(net, &p, taken, IPPROTO_ICMP_, tos, options, n)
+    else:
+        result = ip_output(net, &p, taken, IPPROTO_ICMP_, TTL, tos, 0)
     path_release(net, &p)
     return result
 
@@ -115,7 +129,27 @@ cdef void echo(inet *net, mblk *taken, const ip_packet *ip) noexcept nogil:
     m.segs = 0
     m.hdr_len = 0
     count(&net.ctx.n, C_ICMP_ECHO)
-    reply(net, &ip.dst, &ip.src, m, ip.tos)
+    reply(net, ip, m, ip.tos, True)
+
+
+cdef void timestamp(inet *net, mblk *taken, const ip_packet *ip) noexcept nogil:
+    """Both times are now, of a clock that says that it is no clock of the day (RFC 1122 3.2.2.8, RFC 792)."""
+    cdef mblk *m = NULL
+    cdef uint32_t now = record_time(net.ctx.now, net.ctx.dice.key)
+    if ip.broadcast or ip_is_any(&ip.src) or ip.length < ICMP_TIMESTAMP_LEN:
+        count(&net.ctx.n, C_ICMP_IGNORED)
+        return
+    m = allocb(net.ctx.mem, HEADROOM + ICMP_TIMESTAMP_LEN)
+    if m == NULL:
+        count(&net.ctx.n, C_IP_NOMEM)
+        return
+    m.rptr += HEADROOM
+    m.wptr = m.rptr + msgcopyout(&net.ctx.book, LR_COPYB, taken, 0, m.rptr, ICMP_TIMESTAMP_LEN)
+    m.pkt_len = ICMP_TIMESTAMP_LEN
+    icmp_answer_timestamp(m.rptr, now)
+    put_sum(m.rptr + ICMP_SUM, csum_finish(csum_partial(m.rptr, ICMP_TIMESTAMP_LEN)))
+    m.csum = CSUM_OK
+    reply(net, ip, m, ip.tos, True)
 
 
 # --- errors in ------------------------------------------------------------------------------------------------
@@ -255,10 +289,12 @@ cdef void icmp_input(void *owner, mblk *taken, const ip_packet *ip) noexcept nog
     if h.type == ICMP_ECHO_REPLY and net.echo.input != NULL and not ip.broadcast:
         net.echo.input(net.echo.owner, taken, ip)
         return
-    # Source quench (RFC 6633), redirects (one gateway knows no better), timestamps and masks are not acted upon.
+    # Source quench (RFC 6633), redirects (one gateway knows no better) and masks are not acted upon.
     # What was not put together in time is the business of who sends it again, as Linux has it.
-    if not ip.broadcast and (h.type == ICMP_UNREACH or h.type == ICMP_PARAM_PROBLEM
-                             or h.type == ICMP_TIME_EXCEEDED and h.code != EXCEEDED_REASSEMBLY):
+    if h.type == ICMP_TIMESTAMP:
+        timestamp(net, taken, ip)
+    elif not ip.broadcast and (h.type == ICMP_UNREACH or h.type == ICMP_PARAM_PROBLEM
+                               or h.type == ICMP_TIME_EXCEEDED and h.code != EXCEEDED_REASSEMBLY):
         error_input(net, taken, ip, &h)
     else:
         count(&net.ctx.n, C_ICMP_IGNORED)
@@ -299,4 +335,4 @@ cdef void icmp_send(inet *net, mblk *about, const ip_packet *ip, uint8_t type, u
     put_sum(m.rptr + ICMP_SUM, csum_finish(csum_partial(m.rptr, m.pkt_len)))
     m.csum = CSUM_OK
     count(&net.ctx.n, C_ICMP_ERROR_TX)
-    reply(net, &ip.dst, &ip.src, m, TOS_CONTROL)
+    reply(net, ip, m, TOS_CONTROL, False)

@@ -1,8 +1,9 @@
 """IPv4 in and out: see ip4.pxd. RFC 791, RFC 1122 3.2; hosts only, nothing is forwarded."""
 
 from libc.errno cimport EMSGSIZE, ENOBUFS
+from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from ustack._core.base.addr cimport ip_from4, ip_is_any, ip_is_loopback, ip_to4
 from ustack._core.base.codes cimport GSO_NONE, IPPROTO_ICMPV6_, IPPROTO_TCP_
@@ -18,6 +19,7 @@ from ustack._core.inet.inet cimport (ICMP_ERR_PROTO, IP_DF, IP_NO_CSUM, icmp_err
 from ustack._core.inet.netif cimport netif
 from ustack._core.inet.path cimport path
 from ustack._core.inet.pmtu cimport pmtu_of
+from ustack._core.inet.record cimport record_problem
 from ustack._core.inet.transmit cimport ip_send, pkt_prepend
 from ustack._core.mem.mblk cimport adjmsg, freemsg, mblk, mblk_len, pkt_pull, pullupmsg
 from ustack._core.wire.icmp cimport ICMP_PARAM_PROBLEM
@@ -52,9 +54,11 @@ cdef int check_header(inet *net, netif *ifp, mblk *m) noexcept nogil:
 
 
 cdef bint check_options(inet *net, mblk *m, const ip4_header *h, ip_packet *ip) noexcept nogil:
-    """Nothing is source-routed to us (RFC 7126); of an option without a length the source is told (RFC 1122
-    3.2.2.5)."""
+    """Nothing is source-routed to us (RFC 7126); of an option without a length, or a record that cannot be continued,
+    the source is told (RFC 1122 3.2.2.5)."""
     cdef int found = ip4_check_options(m.rptr + IP4_LEN, h.header_len - IP4_LEN)
+    if found == 0:
+        found = -1 - record_problem(m.rptr + IP4_LEN, h.header_len - IP4_LEN)
     if found == 0:
         return True
     count(&net.ctx.n, C_IP_OPTION if found < 0 else C_IP_SOURCE_ROUTE)
@@ -200,6 +204,30 @@ cdef mblk *ip4_frame(inet *net, mblk *taken, ip4_header *h) noexcept nogil:
         h.total_len = m.pkt_len
         ip4_emit(m.rptr, h)
     return m
+
+
+cdef int ip4_answer(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t tos, const uint8_t *options, size_t n) \
+        noexcept nogil:
+    cdef ip4_header h
+    cdef mblk *m
+    if path_room(net, p) <= 0:
+        return ip_refuse(net, taken, C_LINK_TX_QUEUE_FULL, ENOBUFS)
+    memset(&h, 0, sizeof(h))
+    h.header_len = <uint8_t>(IP4_LEN + n)
+    h.tos = tos
+    h.id = ip4_ids(net, p, proto, 1)
+    h.ttl = 64
+    h.proto = proto
+    h.src = ip_to4(&p.src)
+    h.dst = ip_to4(&p.dst)
+    m = pkt_prepend(net.ctx, taken, h.header_len)
+    if m == NULL:
+        return -ENOBUFS
+    h.total_len = m.pkt_len
+    memcpy(m.rptr + IP4_LEN, options, n)
+    ip4_emit(m.rptr, &h)
+    count(&net.ctx.n, C_IP_TX)
+    return ip_send(net, p, m)
 
 
 cdef int ip_refuse(inet *net, mblk *taken, int counter, int error) noexcept nogil:

@@ -13,10 +13,13 @@ cdef enum:
     O_SEQ = 6
     O_MTU = 6
     O_POINTER = 4
+    O_RECEIVED = 12
+    O_SENT = 16
 
 cdef enum:
     ICMP_LEN = 8
     ICMP_SUM = 2                # where the checksum lies
+    ICMP_TIMESTAMP_LEN = 20
     ICMP_ECHO_REPLY = 0
     ICMP_UNREACH = 3
     ICMP_QUENCH = 4
@@ -71,6 +74,15 @@ cdef inline void icmp_parse(const uint8_t *p, icmp_header *h) noexcept nogil:
     h.seq = get16(p + O_SEQ)
     h.mtu = get16(p + O_MTU)
     h.pointer = p[O_POINTER]
+
+
+cdef inline void icmp_answer_timestamp(uint8_t *p, uint32_t when) noexcept nogil:
+    """Make the answer of a request, with a checksum of 0: when it was received, and sent."""
+    p[O_TYPE] = ICMP_TIMESTAMP_REPLY
+    p[O_CODE] = 0
+    put_sum(p + O_CHECKSUM, 0)
+    put32(p + O_RECEIVED, when)
+    put32(p + O_SENT, when)
 
 
 cdef inline void icmp_emit(uint8_t *p, const icmp_header *h) noexcept nogil:

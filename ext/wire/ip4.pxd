@@ -37,8 +37,18 @@ cdef enum:
 cdef enum:
     IP4_OPT_END = 0
     IP4_OPT_NOP = 1
+    IP4_OPT_RR = 7
+    IP4_OPT_TIMESTAMP = 68
     IP4_OPT_LSRR = 131
     IP4_OPT_SSRR = 137
+
+cdef enum:
+    # In Record Route and Timestamp: what lies at which byte; and the kinds of the latter
+    IP4_OPT_POINTER = 2
+    IP4_OPT_TS_FLAGS = 3        # the lower four bits; the others count who found no room
+    TS_ONLY = 0
+    TS_AND_ADDRESS = 1
+    TS_PRESPECIFIED = 3
 
 cdef struct ip4_header:
     uint8_t header_len

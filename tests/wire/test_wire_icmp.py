@@ -31,7 +31,7 @@ def test_no_echo_to_broadcasts(wire, dst):
     (ip(Raw(b"\x08\x00\xf7"), proto=1), "icmp_bad"),
     (ip(ICMP(type=4) / Raw(bytes(ip(UDP())))), "icmp_ignored"),       # source quench (RFC 6633)
     (ip(ICMP(type=5, gw="10.9.0.9") / Raw(bytes(ip(UDP())))), "icmp_ignored"),
-    (ip(ICMP(type=13)), "icmp_ignored"),
+    (ip(ICMP(type=15)), "icmp_ignored"),
     (ip(ICMP(type=17)), "icmp_ignored"),
     (ip(ICMP(type=200)), "icmp_ignored"),
     (ip(ICMP(type=3, code=3) / Raw(b"short")), "icmp_bad_quote"),
