@@ -132,11 +132,14 @@ class SocketStream(trio.abc.HalfCloseableStream):
 
     async def send_file(
         self, file: IO[bytes] | int, offset: int | None = 0, count: int | None = None, *, how: str = "auto",
+        flags: int = 0,
     ) -> int:
         """Send a file, or ``count`` bytes of it, from ``offset``; returns how many: ``sendfile`` of ``ustack.socket``.
 
         Pages that are not in memory are read in this thread: for cold files on slow disks that holds other tasks up.
-        Raises as ``send_all``, and what the file raises (EIO, EBADF, EISDIR ...).
+        With flags=SF_NODISKIO (of ``ustack.socket``) that is OSError(EBUSY) instead, and another thread may read them.
+        Raises as ``send_all``, and what the file raises (EIO, EBADF, EISDIR ...), with the attribute ``moved``: the
+        bytes that went before.
         """
         with self._sending:
             if self._eof_sent:
@@ -146,14 +149,15 @@ class SocketStream(trio.abc.HalfCloseableStream):
             while count is None or sent < count:
                 left = None if count is None else count - sent
                 at = None if offset is None else offset + sent
-                send = partial(self.socket.sendfile, file, at, left, how=how)
+                send = partial(self.socket.sendfile, file, at, left, how=how, flags=flags)
                 try:
                     n = await self._endpoint.call(EV_OUT, send)
                 except (ConnectionError, TimeoutError) as error:
                     raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
-                except OSError:
+                except OSError as error:
                     if socket_closed(self.socket):
                         raise trio.ClosedResourceError("this socket, or its stack, was closed") from None
+                    error.moved = sent + getattr(error, "moved", 0)  # type: ignore[attr-defined]
                     raise
                 if not n:
                     break

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import trio.testing
 
 import ustack
 import ustack.trio as ut
+from ustack.socket import SF_NODISKIO
 from ustack.trio import SocketStream
 
 PORT = 7000
@@ -488,3 +491,47 @@ def test_files() -> None:
             assert bytes(got) == body + body[256:768] + body[-10:]
 
     trio.run(main)
+
+
+def test_a_file_that_a_disk_would_have_to_be_waited_for(tmp_path: Path) -> None:
+    """SF_NODISKIO: what is in memory goes; somebody else reads on, and so it ends."""
+    body = bytes(range(256)) * 16384
+    with open(tmp_path / "cold", "w+b", buffering=0) as f:
+        f.write(body)
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 1 << 20, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(f.fileno(), [bytearray(1)], 3 << 20, os.RWF_NOWAIT)
+            pytest.skip("this file system keeps files in memory")
+        except BlockingIOError:
+            pass
+        except OSError:
+            pytest.skip("this file system does not say what is in memory")
+
+        async def send(a: SocketStream) -> None:
+            waits = sent = 0
+            while sent < len(body):
+                try:
+                    sent += await a.send_file(f, sent, flags=SF_NODISKIO)
+                except OSError as error:
+                    if error.errno != errno.EBUSY:
+                        raise
+                    waits += 1
+                    sent += error.moved  # type: ignore[attr-defined]
+                    await trio.to_thread.run_sync(os.pread, f.fileno(), 1 << 20, sent)
+            assert waits
+            with pytest.raises(OSError, match="SF_NODISKIO"):
+                await a.send_file(f, flags=2)
+            await a.send_eof()
+
+        async def main() -> None:
+            async with closing(two_stacks()) as bed:
+                a, b = await connected(bed)
+                got = bytearray()
+                async with a, b, trio.open_nursery() as nursery:
+                    nursery.start_soon(send, a)
+                    async for part in b:
+                        got += part
+                assert bytes(got) == body
+
+        trio.run(main)
