@@ -287,10 +287,10 @@ cdef class PagePipe:
         m.pkt_len = n
         m.dp.flags |= DB_READONLY
         m.dp.truesize = STORAGE
-        if may_vanish(part, m.rptr, n):
-            release_block(m)
-            return NULL
         if memory_known(m.rptr, n) != MEMORY_PINNED:
+            if may_vanish(part, m.rptr, n):
+                release_block(m)
+                return NULL
             with nogil:
                 r = direct_bring_in(m.rptr, n)
         if r == 0 and gift and self.log != NULL and not frozen:

@@ -194,6 +194,7 @@ E7 = Experiment(
 
 SPLICED = 8 << 20
 PIECES = (4 << 10, 64 << 10, 1 << 20)
+PAGE, PAGES = 4096, 16  # of a pipe of references
 WATERMARKS = (1, 4, 32)  # pieces of 64 KiB that may be on their way to us, and as many that wait in front of the sink
 
 
@@ -212,6 +213,7 @@ def measure_splice(lab: Lab) -> list[Row]:
                         **{f"read + write, {n >> 10} KiB": partial(loop_to_socket, file, s, n) for n in PIECES},
                         "splice": partial(splice_from_file, file, s),
                         **{f"splice, watermarks {n}": partial(splice_from_file, file, s, n) for n in WATERMARKS},
+                        "splice, by a PagePipe": partial(splice_by_pipe, file, s),
                     })  # fmt: skip
                 finally:
                     s.close()
@@ -225,6 +227,33 @@ def measure_splice(lab: Lab) -> list[Row]:
                 sample.once()
 
         rows += compare(lab, "TCP to TCP", SPLICED, {name: partial(many, x) for name, x in relays.items()})
+    return rows + measure_references(lab)
+
+
+def measure_references(lab: Lab) -> list[Row]:
+    """What a reference to a page costs in a pipe of them, beside a copy of the page."""
+    import ustack.buffers
+
+    memory, target = ustack.buffers.Region(PAGES * PAGE), bytearray(PAGES * PAGE)
+    with ustack.register(memory), ustack.PagePipe(PAGES) as one, ustack.PagePipe(PAGES) as other:
+        whole = memoryview(memory)
+        pages = [whole[at : at + PAGE] for at in range(0, len(whole), PAGE)]
+
+        def again(*steps: Callable[[], object]) -> None:
+            for _ in range(SPLICED // len(whole)):
+                for step in steps:
+                    step()
+
+        vmsplice, tee = partial(one.vmsplice, pages), partial(ustack.tee, one, other)
+        rows = compare(lab, "pages in a PagePipe", SPLICED, {
+            "vmsplice, copied out": partial(again, vmsplice, partial(one.vmsplice_into, target)),
+            "vmsplice, taken": partial(again, vmsplice, one.take),
+            "vmsplice, tee, both taken": partial(again, vmsplice, tee, one.take, other.take),
+            "vmsplice, splice, taken": partial(again, vmsplice, partial(ustack.splice, one, other, len(whole)),
+                                               other.take),
+        })  # fmt: skip
+    for row in rows:
+        row["page_ns"] = PAGE * 1e3 / row["mb_per_s"]
     return rows
 
 
@@ -254,6 +283,18 @@ def splice_from_file(source: int, s: Any, pieces: int | None = None) -> None:
     import ustack
 
     ustack.splice(source, s, SPLICED, offset=0, watermarks=(pieces << 16, pieces << 16) if pieces else None)
+
+
+def splice_by_pipe(source: int, s: Any) -> None:
+    """The loop of splice(2)'s manual page: from the file into a pipe of references, and out of it."""
+    import ustack
+
+    with ustack.PagePipe(size=CHUNK) as pipe:
+        for at in range(0, SPLICED, CHUNK):
+            left = ustack.splice(source, pipe, CHUNK, offset=at)
+            more = ustack.SPLICE_F_MORE if at + CHUNK < SPLICED else 0
+            while left:
+                left -= ustack.splice(pipe, s, left, flags=more)
 
 
 def compare(lab: Lab, way: str, moved: int, runs: dict[str, Callable[[], None]]) -> list[Row]:
@@ -287,11 +328,13 @@ E8 = Experiment(
     "connection to another of a stack in the middle (in-memory links; all three stacks in one thread): by a Python "
     "loop with pieces of several sizes, and by one ustack.splice. CPU: of the whole process, which between "
     "connections includes both neighbours. The splice is compared with the best loop of each round. Watermarks, "
-    "in pieces of 64 KiB: as many may be on their way from the file, and as many wait in front of the connection.",
+    "in pieces of 64 KiB: as many may be on their way from the file, and as many wait in front of the connection. "
+    f"PagePipe: {PAGES} pages of registered memory at a time, from Python, referred to, duplicated, and lent or copied "
+    "back to the program.",
     (
         Column("way", "from, to"), Column("technique", "technique"), Column("mb_per_s", "throughput", "MB/s"),
         Column("cpu_s_per_gib", "CPU", "s/GiB"), Column("gain", "more throughput", "%"),
-        Column("cpu_ratio", "CPU / loop"),
+        Column("cpu_ratio", "CPU / loop"), Column("page_ns", "a page", "ns"),
     ),
     (
         Claim("N13", "splice gives 30 to 70 % more throughput", "throughput / that of the best loop - 1 is 30 to 70 %",
