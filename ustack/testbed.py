@@ -52,6 +52,8 @@ SIOCETHTOOL = 0x8946
 IFA_F_NODAD = 0x02
 IFF_UP = 1
 RTN_LOCAL = 2
+RTM_NEWLINK, NLM_F_REQUEST, NLM_F_ACK = 16, 1, 4  # linux/rtnetlink.h
+IFLA_GSO_IPV4_MAX_SIZE = 63  # linux/if_link.h; pyroute2 does not know it
 ETHTOOL_SET = {"rx": 0x15, "tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24, "gro": 0x2C}  # linux/ethtool.h
 NO_NAMESPACES = (
     "network namespaces cannot be made here ({}): run as root, or in a user namespace of your own:"
@@ -286,6 +288,19 @@ class Namespace:
                 value = ctypes.create_string_buffer(struct.pack("II", ETHTOOL_SET[feature], wanted), 8)
                 request = struct.pack("16sP16x", os.fsencode(device), ctypes.addressof(value))
                 fcntl.ioctl(s, SIOCETHTOOL, request)
+
+    def gso_max(self, device: str, size: int) -> None:
+        """Let TCP over IPv4 have super-segments of up to ``size`` bytes there: ``ip link set … gso_ipv4_max_size``.
+
+        Raises OSError: EINVAL where the driver takes no longer ones, ENODEV. Linux before 6.3 ignores it.
+        """
+        with self.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as s:
+            index = self._netlink(lambda ip: self._index(ip, device))
+            body = struct.pack("=BxHiII", 0, 0, index, 0, 0) + struct.pack("=HHI", 8, IFLA_GSO_IPV4_MAX_SIZE, size)
+            s.send(struct.pack("=IHHII", 16 + len(body), RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body)
+            (error,) = struct.unpack_from("=i", s.recv(8192), 16)
+            if error:
+                raise OSError(-error, f"{device!r} refuses super-segments of {size} bytes: {os.strerror(-error)}")
 
     def remove(self, device: str) -> None:
         """Delete a device; a veth goes with its peer."""

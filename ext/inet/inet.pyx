@@ -36,7 +36,7 @@ from ustack._core.wire.ether cimport (ETHER_ARP, ETHER_IP4, ETHER_IP6, ETHER_LEN
 from ustack._core.wire.icmp cimport (EXCEEDED_TTL, ICMP_TIME_EXCEEDED, ICMP_UNREACH, UNREACH_ADMIN, UNREACH_HOST,
                                      UNREACH_NEEDFRAG, UNREACH_NET, UNREACH_PORT, UNREACH_PROTO)
 from ustack._core.wire.ip4 cimport ip4_pseudo
-from ustack._core.wire.ip6 cimport IP6_MIN_MTU, ip6_pseudo
+from ustack._core.wire.ip6 cimport IP6_LEN, IP6_MIN_MTU, ip6_pseudo
 
 
 cdef int inet_init(inet *net, context *ctx) noexcept nogil:
@@ -352,7 +352,8 @@ cdef int path_resolve(inet *net, path *p, const ipaddr *src, const ipaddr *dst) 
     p.mtu = pmtu_of(net, &p.dst, p.mtu)
     p.gso_max = p.mtu
     if p.caps & (CAP_TSO4 if ip_is4(&p.dst) else CAP_TSO6) and p.ifp.gso_max > p.mtu:
-        p.gso_max = p.ifp.gso_max
+        # Longer ones exist in IPv4 only: see ip4_total. IPv6 would need a jumbo payload option.
+        p.gso_max = p.ifp.gso_max if ip_is4(&p.dst) else min(p.ifp.gso_max, <uint32_t>(IP6_LEN + 65535))
     p.max_sg = p.ifp.max_sg
     p.generation = net.generation
     return 0

@@ -6,7 +6,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ustack._core.base.addr cimport ip_from4, ip_is_any, ip_is_loopback, ip_to4
-from ustack._core.base.codes cimport GSO_NONE, IPPROTO_ICMPV6_, IPPROTO_TCP_
+from ustack._core.base.codes cimport GSO_NONE, GSO_TCP4, IPPROTO_ICMPV6_, IPPROTO_TCP_
 from ustack._core.base.counters cimport (C_IP_CHECKSUM, C_IP_FOREIGN, C_IP_FRAG_RX, C_IP_HEADER, C_IP_MARTIAN,
                                          C_IP_NOMEM, C_IP_OPTION, C_IP_PROTO, C_IP_RX, C_IP_SHORT, C_IP_SOURCE,
                                          C_IP_SOURCE_ROUTE, C_IP_TOO_BIG, C_IP_TTL, C_IP_TX, C_IP_VERSION,
@@ -23,8 +23,9 @@ from ustack._core.inet.record cimport record_problem
 from ustack._core.inet.transmit cimport ip_send, pkt_prepend
 from ustack._core.mem.mblk cimport adjmsg, freemsg, mblk, mblk_len, pkt_pull, pullupmsg
 from ustack._core.wire.icmp cimport ICMP_PARAM_PROBLEM
-from ustack._core.wire.ip4 cimport (IP4_BAD_VERSION, IP4_LEN, IP4_MAX, IP4_MAX_HEADER, IP4_OK, IP4_SHORT, ip4_check,
-                                    ip4_check_options, ip4_emit, ip4_header, ip4_parse, ip4_sum_ok)
+from ustack._core.wire.ip4 cimport (IP4_BAD_LENGTH, IP4_BAD_VERSION, IP4_LEN, IP4_MAX, IP4_MAX_HEADER, IP4_OK,
+                                    IP4_SHORT, ip4_check, ip4_check_options, ip4_emit, ip4_header, ip4_parse,
+                                    ip4_sum_ok, ip4_total)
 from ustack._core.wire.tcp cimport TCP_LEN, tcp_header_len
 
 cdef enum:
@@ -42,6 +43,8 @@ cdef int check_header(inet *net, netif *ifp, mblk *m) noexcept nogil:
     if found == IP4_SHORT and mblk_len(m) >= IP4_LEN and mblk_len(m) < m.pkt_len:
         if pullupmsg(net.ctx.mem, m, min(<ssize_t>m.pkt_len, <ssize_t>IP4_MAX_HEADER)):
             found = ip4_check(m.rptr, mblk_len(m), m.pkt_len)
+    if found == IP4_OK and m.pkt_len > IP4_MAX and m.gso_type != GSO_TCP4:
+        found = IP4_BAD_LENGTH
     if found != IP4_OK:
         count(&net.ctx.n, C_IP_SHORT if found == IP4_SHORT
               else C_IP_VERSION if found == IP4_BAD_VERSION else C_IP_HEADER)
@@ -153,6 +156,7 @@ cdef void ip4_input(inet *net, netif *ifp, mblk *taken, bint group) noexcept nog
         freemsg(m)
         return
     ip4_parse(m.rptr, &h)
+    h.total_len = ip4_total(m.rptr, m.pkt_len)
     memset(&ip, 0, sizeof(ip))
     ip.broadcast = group
     ip.ifp = ifp
@@ -241,7 +245,7 @@ cdef int ip4_output(inet *net, path *p, mblk *taken, uint8_t proto, uint8_t ttl,
     cdef mblk *m
     cdef int segments = 1
     cdef bint df = (flags & IP_DF) != 0
-    if taken.pkt_len > IP4_MAX - IP4_LEN:
+    if taken.pkt_len > IP4_MAX - IP4_LEN and taken.gso_type != GSO_TCP4:
         return ip_refuse(net, taken, C_IP_TOO_BIG, EMSGSIZE)
     if path_room(net, p) <= 0:
         return ip_refuse(net, taken, C_LINK_TX_QUEUE_FULL, ENOBUFS)

@@ -19,7 +19,7 @@ from ustack._core.mem.mblk cimport (HEADER_SIZE, HEADROOM, alloc_header, allocb,
                                     mblk_len, msgconsume, msgcopyout, msgcsum, pullupmsg, writable)
 from ustack._core.wire.bytes cimport ip_version, put_sum
 from ustack._core.wire.ip4 cimport (IP4_LEN, IP4_MAX, IP4_MAX_HEADER, IP4_OK, ip4_check, ip4_header, ip4_id,
-                                    ip4_parse, ip4_set_length)
+                                    ip4_parse, ip4_set_length, ip4_total)
 from ustack._core.wire.ip6 cimport IP6_LEN, IP6_OK, ip6_check, ip6_header, ip6_parse, ip6_set_payload
 from ustack._core.wire.tcp cimport (TCP_MAX_HEADER, TCP_SUM, TH_ACK, TH_CWR, TH_FIN, TH_PSH, tcp_check, tcp_flags,
                                     tcp_header_len, tcp_same_but_seq, tcp_seq, tcp_set_flags, tcp_set_segment)
@@ -122,7 +122,7 @@ cdef int read_ip4(const uint8_t *p, size_t n, size_t packet, layout *at) noexcep
     if ip4_check(p, n, packet) != IP4_OK:
         return -1
     ip4_parse(p, &h)
-    if h.total_len != packet or h.mf or h.frag_offset:
+    if ip4_total(p, packet) != packet or h.mf or h.frag_offset:
         return -1
     at.src = ip_from4(h.src)
     at.dst = ip_from4(h.dst)

@@ -27,6 +27,7 @@ cdef struct ring_options:
     char name[16]
     uint32_t mtu
     uint32_t caps               # CAP_* wished for on transmit: TX_CSUM, TSO4, TSO6, USO
+    uint32_t gso_max            # the longest super-segment that the device takes
     int rx_slots
     int tx_slots                # 0: transmit by sendmmsg; else through an mmap'd ring of so many slots
     int32_t fanout              # PACKET_FANOUT argument (group, type << 16); -1: none

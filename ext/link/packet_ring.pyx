@@ -467,7 +467,7 @@ cdef int packet_ring_create(ring_options *o, link **made) noexcept nogil:
     p.usual = o.mtu
     note_length(p, o.mtu)
     if o.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO):
-        p.base.gso_max = 65535
+        p.base.gso_max = o.gso_max
     p.base.state = state_of_device(p)
     made[0] = &p.base
     return 0

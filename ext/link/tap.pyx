@@ -334,7 +334,7 @@ cdef link *tap_create(int fd, tap_options *o) noexcept nogil:
     t.base.caps = o.caps | CAP_GATHER
     t.base.max_sg = TAP_MAX_SG
     if o.caps & (CAP_TSO4 | CAP_TSO6 | CAP_USO):
-        t.base.gso_max = 65535
+        t.base.gso_max = o.gso_max
     t.head_len = HEAD
     if o.split:
         t.head_len = o.vnet_len + (HEADERS if o.layer == 2 else HEADERS - 14)

@@ -17,13 +17,13 @@ from ustack._core.inet.ping cimport ping_meta, ping_recv, ping_send, ping_take_e
 from ustack._core.mem.arena cimport SEND_SHARE, arena_may_send
 from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgcopyin, msgcopyin_csum
 from ustack._core.py.driver cimport (
-    driver, driver_attend, driver_attended, driver_flush_unlock, driver_lock, driver_try_lock, driver_unlock,
-    driver_wait, sock_note)
+    driver, driver_attend, driver_attended, driver_busy, driver_flush_unlock, driver_lock, driver_try_lock,
+    driver_unlock, driver_wait, sock_note)
 from ustack._core.stack.engine cimport engine_poll
 from ustack._core.stack.sockets cimport SOCK_PING, SOCK_TCP, SOCK_UDP, sock, sock_of_tcb
 from ustack._core.tcp.tcp cimport (
-    TCP_RECV_PEEK, TCP_SEND_LATE, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_await, tcp_connect,
-    tcp_connect_result, tcp_recv, tcp_send, tcp_send_hint, tcp_send_memory, tcp_send_room,
+    TCP_RECV_PEEK, TCP_SEND_BULK, TCP_SEND_LATE, TCP_SEND_MORE, TCPS_LISTEN, tcb, tcp_abort, tcp_accept, tcp_await,
+    tcp_connect, tcp_connect_result, tcp_recv, tcp_send, tcp_send_hint, tcp_send_memory, tcp_send_room,
     tcp_send_wait, tcp_state)
 from ustack._core.udp.udp cimport (
     UDP_OWN_SIZE, udp_bind_lazily, udp_connect, udp_meta, udp_pcb, udp_recv, udp_room, udp_send, udp_take,
@@ -176,7 +176,7 @@ cdef int call_send(driver *d, sock *s, const char *p, size_t n, bint more, bint 
             freemsg(m)
             return r
         if n >= LATE_WRITE and not more and deadline != NO_WAIT and driver_attended(d):
-            hold = TCP_SEND_LATE
+            hold = TCP_SEND_LATE | TCP_SEND_BULK if driver_busy(d) else TCP_SEND_LATE
         elif more or done[0] + chunk < n:
             hold = TCP_SEND_MORE
         else:

@@ -1,6 +1,7 @@
 """Links to the kernel: ``Tap`` and ``PacketRing``. They need privileges, and say which when they lack them."""
 
 import os
+import re
 import time
 
 from libc.errno cimport EACCES, EBUSY, EINVAL, ENOBUFS, ENODEV, ENOENT, ENOMEM, ENXIO, EPERM
@@ -25,6 +26,7 @@ from ustack._core.link.xdp cimport (
 from ustack._core.sys.packet cimport (
     PACKET_FANOUT_CPU, PACKET_FANOUT_HASH, PACKET_FANOUT_LB, PACKET_FANOUT_QM, PACKET_FANOUT_ROLLOVER,
 )
+from ustack._core.sys.rtnl cimport sys_if_gso_max
 from ustack._core.sys.tun cimport (
     IF_NAME, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_TUN, IFF_VNET_HDR, TUN_F_CSUM, TUN_F_TSO4,
     TUN_F_TSO6, TUN_F_USO, sys_tun_attach, sys_tun_offload, sys_tun_open, sys_tun_query, sys_tun_vnet_len,
@@ -37,6 +39,8 @@ from ustack._core.py.links import MTU_MIN as _MTU_MIN
 from ustack._core.py.links import check_range, parse_mac
 
 ARPHRD_ETHER = 1
+GSO_USUAL = 65535               # an IPv4 packet's total length has 16 bits
+GSO_LONG = 3 * 65536            # what pays; Linux would take a little more than 500 KB
 PRIVILEGE = (
     "run as root, or in a user and network namespace of your own ('unshare --user --map-root-user --net')"
 )
@@ -59,10 +63,28 @@ cdef int refuse(int e, str what, dict remedies) except -1:
     raise OSError(-e, f"{text}: {remedy}" if remedy else text)
 
 
+cdef int gso_argument(object wished, int usual) except -1:
+    """How long a super-segment may be: as wished, or what is usual with the device."""
+    return usual if wished is None else check_range("gso_max", wished, GSO_USUAL, GSO_LONG)
+
+
+cdef int gso_of_tap():
+    """Longer ones than IPv4 has a length for (total length 0: "BIG TCP") are understood by Linux since 6.3."""
+    version = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return GSO_LONG if version and (int(version[1]), int(version[2])) >= (6, 3) else GSO_USUAL
+
+
+cdef int gso_of_device(int index):
+    """What the device is set to take: ``ip link set DEVICE gso_ipv4_max_size BYTES``; 65536 by default."""
+    cdef int size = sys_if_gso_max(index)
+    return min(size, GSO_LONG) if size > GSO_USUAL + 1 else GSO_USUAL
+
+
 cdef class Device(Link):
     """A link to a network device of the kernel."""
 
     cdef int ctl                # a socket in the device's namespace, for questions about it; -1: none
+    cdef uint32_t gso_wish
     cdef char name_[IF_NAME]
 
     def __cinit__(self, *args, **kwargs):
@@ -120,16 +142,17 @@ cdef class Tap(Device):
     that is made here ends with the link. ``mtu`` in bytes is set on the device, else its own is used. ``mac``
     is the address of our side (bytes or text; random by default): it must not be the device's own, which is
     the kernel's side. ``offloads`` is True, False or names among "csum", "tso", "uso"; with them checksums
-    are left to whoever needs them, and super-segments of up to 64 KB pass whole. ``multi_queue`` opens one
-    queue of a device that may have several. ``header_split`` reads the headers of each frame (Ethernet, IPv4, TCP with
-    timestamps) apart, and payload to a page boundary, at the cost of a large buffer for every small frame
-    (docs/techniques/page-flip.md). ``up`` brings the device up if that is permitted.
+    are left to whoever needs them, and super-segments pass whole: what comes of up to 64 KB, what is sent of up to
+    ``gso_max`` bytes (TCP over IPv4; 64 KB for all else): 192 KB where the kernel understands them (Linux 6.3), and
+    65535 else. ``multi_queue`` opens one queue of a device that may have several. ``header_split`` reads the headers of
+    each frame (Ethernet, IPv4, TCP with timestamps) apart, and payload to a page boundary, at the cost of a large buffer
+    for every small frame (docs/techniques/page-flip.md). ``up`` brings the device up if that is permitted.
 
     Raises FileNotFoundError without /dev/net/tun, PermissionError where it or the device may not be opened,
     and OSError(EBUSY) when somebody else has it. Source: Documentation/networking/tuntap.rst of Linux.
     """
 
-    def __init__(self, name="tap%d", *, mtu=None, mac=None, bint tun=False, offloads=True,
+    def __init__(self, name="tap%d", *, mtu=None, mac=None, bint tun=False, offloads=True, gso_max=None,
                  bint multi_queue=False, bint up=True, bint header_split=False):
         cdef int flags = IFF_NO_PI | (IFF_TUN if tun else IFF_TAP)
         cdef uint32_t caps = offload_caps(offloads)
@@ -140,6 +163,7 @@ cdef class Tap(Device):
         if mtu is not None:
             check_range("mtu", mtu, _MTU_MIN, _MTU_MAX)
         self.split = header_split
+        self.gso_wish = gso_argument(gso_max, gso_of_tap())
         mac = parse_mac(mac)
         strncpy(self.name_, encoded, IF_NAME - 1)
         if caps:
@@ -166,7 +190,7 @@ cdef class Tap(Device):
             raise
 
     @classmethod
-    def from_fd(cls, int fd, *, mtu=None, mac=None, offloads=True, bint header_split=False):
+    def from_fd(cls, int fd, *, mtu=None, mac=None, offloads=True, gso_max=None, bint header_split=False):
         """A link on a TAP or TUN that somebody else has opened and attached; the descriptor is duplicated.
 
         The device must have been made with IFF_NO_PI. ``offloads`` needs IFF_VNET_HDR, and is otherwise
@@ -177,6 +201,7 @@ cdef class Tap(Device):
         cdef int flags, own
         cdef uint32_t caps = offload_caps(offloads)
         self.split = header_split
+        self.gso_wish = gso_argument(gso_max, gso_of_tap())
         mac = parse_mac(mac)
         flags = sys_tun_query(fd, self.name_)
         if flags < 0:
@@ -225,6 +250,7 @@ cdef class Tap(Device):
             if e < 0:
                 fail(e, "cannot set the offloads of the device")
         o.caps = caps
+        o.gso_max = self.gso_wish
         o.split = self.split
         made = tap_create(fd, &o)
         if made == NULL:
@@ -238,7 +264,10 @@ cdef class PacketRing(Device):
     ``name`` is any Ethernet device: an end of a veth, a TAP's, a card. It must not carry our IP address, or the kernel,
     which sees the same frames, answers them too (TCP with RST). ``mac`` is our own address on the wire, random by
     default and not the device's; ``promiscuous`` receives frames for everybody. ``offloads`` (as in ``Tap``) concern
-    what is sent: what comes may always be a super-frame or lack its checksum, as between veths.
+    what is sent: what comes may always be a super-frame or lack its checksum, as between veths. Super-segments of up to
+    ``gso_max`` bytes are sent (TCP over IPv4; 64 KB for all else): by default as many as the device is set to take
+    (``ip link set DEVICE gso_ipv4_max_size 196608``, Linux 6.3), or the kernel would cut them up. What is received
+    has to fit a slot: the device at the other end must not be set to more than 65536 itself.
 
     ``rx_slots`` of 68 KB make the receive ring: few stay in the cache, many bear longer bursts. ``lend``
     allows received storage to be lent without a copy. ``tx`` is "sendmmsg" (the default, and faster on a veth) or
@@ -249,8 +278,8 @@ cdef class PacketRing(Device):
     Source: packet(7), Documentation/networking/packet_mmap.rst of Linux.
     """
 
-    def __init__(self, name, *, mac=None, offloads=True, int rx_slots=128, tx="sendmmsg", int tx_slots=16, fanout=None,
-                 bint promiscuous=False, bint qdisc_bypass=False, bint lend=True):
+    def __init__(self, name, *, mac=None, offloads=True, gso_max=None, int rx_slots=128, tx="sendmmsg", int tx_slots=16,
+                 fanout=None, bint promiscuous=False, bint qdisc_bypass=False, bint lend=True):
         cdef ring_options o
         cdef link *made = NULL
         cdef int e
@@ -271,6 +300,9 @@ cdef class PacketRing(Device):
         mac = parse_mac(mac)
         memcpy(o.mac, <const char *>mac, 6)
         o.ifindex, o.mtu = self.ethernet(name, "a TAP, a veth or a card")
+        o.gso_max = gso_argument(gso_max, GSO_USUAL if o.tx_slots else gso_of_device(o.ifindex))
+        if o.tx_slots and o.gso_max > GSO_USUAL:
+            raise ValueError(f"a slot of an mmap'd ring takes packets of up to {GSO_USUAL} bytes, not {gso_max}")
         e = packet_ring_create(&o, &made)
         if e < 0:
             refuse(e, f"cannot open a packet ring on {name!r}", RING_REMEDIES)

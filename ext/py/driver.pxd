@@ -87,6 +87,8 @@ cdef void driver_unlock(driver *d) noexcept nogil
 cdef void driver_attend(driver *d, size_t moved) noexcept nogil
 # Whether the caller has looked after the links lately, so that nobody need be woken for what may wait a moment.
 cdef bint driver_attended(driver *d) noexcept nogil
+# Whether, moreover, call follows call.
+cdef bint driver_busy(driver *d) noexcept nogil
 # The same after making output: egress first.
 cdef void driver_flush_unlock(driver *d) noexcept nogil
 

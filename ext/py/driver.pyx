@@ -53,6 +53,7 @@ cdef ns_t HELD = 20 * NS_MS     # a role held this long without polls lets the h
 cdef ns_t SIGNALS = 50 * NS_MS  # a busy poller on the main thread looks at signals this often
 cdef ns_t SPIN_MAX = 20 * NS_US
 cdef ns_t ATTEND = 50 * NS_US   # calls that do not wait look at the links this often, or after so many bytes:
+cdef ns_t BUSY = 200 * NS_US    # what calls that follow one another as quickly as this hold back hardly waits
 cdef size_t ATTEND_BYTES = 128 * 1024
 
 
@@ -335,6 +336,10 @@ cdef bint driver_attended(driver *d) noexcept nogil:
     if d.poller != NULL or d.foreign or d.manual:
         return False
     return d.hk_state == HK_TIMED and d.eng.ctx.now - d.called < GRACE and is_wired(d)
+
+
+cdef bint driver_busy(driver *d) noexcept nogil:
+    return d.eng.ctx.now - d.called < BUSY
 
 
 cdef bint is_wired(driver *d) noexcept nogil:

@@ -77,6 +77,8 @@ cdef enum:
     TF2_AWAITED = 1 << 13       # a thread sleeps on this connection: what it does next may carry the ACK
     TF2_ACK_LATE = 1 << 14      # for that an ACK waits
     TF2_ACK_RODE = 1 << 15      # one that waited went with a segment
+    TF2_USUAL = 1 << 16         # something was lost: no packets longer than any link takes
+    TF2_BULK = 1 << 17          # write follows write: the next one is waited for until a packet is full
 
 cdef enum:
     # What the timer `rtx` stands for

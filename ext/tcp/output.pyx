@@ -9,7 +9,7 @@ from ustack._core.base.types cimport ns_t, unlikely
 from ustack._core.mem.mblk cimport freemsg, mblk, msg_intact
 from ustack._core.tcp.ack cimport ack_interactive
 from ustack._core.tcp.block cimport (
-    CA_OPEN, CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_REORDER, TF2_BYTES_LOST, TF2_FRTO, TF2_FRTO_NEW,
+    CA_OPEN, CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_REORDER, TF2_BULK, TF2_BYTES_LOST, TF2_FRTO, TF2_FRTO_NEW,
     TF2_PROBE_DUE, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED,
     TF_FORCE_RTX, TF_MORE, TF_NODELAY, TF_PUSH, TF_SHUT_WR, fin_sent, flight, has, interval, snd_limit, tcb, unsent,
 )
@@ -22,7 +22,7 @@ from ustack._core.tcp.rtt cimport rtt_begin, ts_now
 from ustack._core.tcp.scoreboard cimport board_lost, board_resent, board_sent
 from ustack._core.tcp.segment cimport seg_ack, seg_room, seg_send
 from ustack._core.tcp.tcp cimport (
-    TCPS_CLOSE_WAIT, TCPS_CLOSED, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_LAST_ACK, TCPS_LISTEN,
+    SUPER_SEGMENT, TCPS_CLOSE_WAIT, TCPS_CLOSED, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_LAST_ACK, TCPS_LISTEN,
     TCPS_SYN_SENT,
 )
 from ustack._core.tcp.timers cimport rtx_arm, rtx_resume, rtx_sent
@@ -53,6 +53,14 @@ cdef uint32_t window_worth_filling(const tcb *c, uint32_t n) noexcept nogil:
     return n if n and (n >= c.snd_wnd_max >> 1 or has(c, TF_PUSH)) else 0
 
 
+cdef inline uint32_t worth_a_packet(const tcb *c) noexcept nogil:
+    """How much a bulk sender's queue must have, or it waits for the next write: a quarter of a usual packet; all of one
+    that is longer, while write follows write."""
+    if c.gso_payload <= SUPER_SEGMENT:
+        return c.gso_payload >> 2
+    return c.gso_payload if c.flags2 & TF2_BULK else SUPER_SEGMENT >> 2
+
+
 cdef uint32_t new_data_to_send(tcb *c) noexcept nogil:
     """How many bytes the next packet of new data has; 0: none now."""
     cdef uint32_t queued = unsent(c)
@@ -68,7 +76,7 @@ cdef uint32_t new_data_to_send(tcb *c) noexcept nogil:
         n = room
     if n > c.gso_payload:
         return c.gso_payload
-    if n == queued and c.home.late == c and n < c.gso_payload >> 2:
+    if n == queued and c.home.late == c and n < worth_a_packet(c):
         return 0                # the next write makes a large packet of it, or tcp_push_late lets it go
     tail = n % c.snd_mss
     if n == queued:

@@ -19,6 +19,7 @@ from ustack._core.tcp.rack cimport rack_detect, rack_dsack, rack_recovered, rack
 from ustack._core.tcp.scoreboard cimport (
     RUN_HELD, board_lose_all, board_lose_below, board_renege, board_run, board_sack, board_unlose,
 )
+from ustack._core.tcp.segment cimport seg_usual
 from ustack._core.tcp.timers cimport rtx_arm_in
 from ustack._core.tcp.tlp cimport tlp_ack
 from ustack._core.tcp.undo cimport (
@@ -124,6 +125,7 @@ cdef void prr(tcb *c, uint32_t delivered, bint safe) noexcept nogil:
 cdef void enter_recovery(tcb *c, uint32_t acked, uint32_t delivered) noexcept nogil:
     count(&c.home.ctx.n, C_TCP_FAST_RETRANS)
     undo_begin(c)
+    seg_usual(c)
     c.ssthresh = threshold(c, acked)
     c.ca_state = CA_RECOVERY
     c.recover = c.snd_nxt
@@ -156,6 +158,7 @@ cdef void undo_recovery(tcb *c, int why) noexcept nogil:
 cdef void recovery_timeout(tcb *c) noexcept nogil:
     cdef bint again = c.ca_state == CA_LOSS and c.retries > 0
     cdef bint distrust = reneged(c)
+    seg_usual(c)
     # RFC 5681 3.1: ssthresh is not lowered again for the same loss.
     if not again and (c.ca_state != CA_RECOVERY or seq_geq(c.snd_una, c.recover)):
         undo_begin(c)

@@ -34,6 +34,9 @@ cdef int seg_reply(tcp *t, const ip_packet *ip, tcp_header *h, tcp_options *o, c
 cdef int seg_open_path(tcb *c) noexcept nogil
 # Segment sizes after a change of path MTU, of the peer's MSS, or of the options agreed.
 cdef void seg_sizes(tcb *c) noexcept nogil
+# Something was lost, perhaps for its length: an old kernel, or a ring with smaller slots, takes no packet longer than
+# 65,535 bytes. From here on none of this connection is.
+cdef void seg_usual(tcb *c) noexcept nogil
 # How many packets the interface takes now.
 cdef int seg_room(tcb *c) noexcept nogil
 

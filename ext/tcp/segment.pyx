@@ -20,14 +20,15 @@ from ustack._core.inet.path cimport path
 from ustack._core.mem.context cimport context
 from ustack._core.mem.mblk cimport alloc_header, freemsg, mblk
 from ustack._core.tcp.block cimport (
-    TF2_ACK_LATE, TF2_ACK_RODE, TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_FIN_KNOWN, TF_PATH, TF_SACK, TF_TS, TF_WSCALE,
-    has, interval, mark, tcb,
+    TF2_ACK_LATE, TF2_ACK_RODE, TF2_USUAL, TF_ACK_DELAYED, TF_ACK_NOW, TF_DSACK, TF_FIN_KNOWN, TF_PATH, TF_SACK, TF_TS,
+    TF_WSCALE, has, interval, mark, tcb,
 )
 from ustack._core.tcp.pacing cimport pacing_packet, pacing_sent
 from ustack._core.tcp.reassembly cimport ooo_sack
 from ustack._core.tcp.rtt cimport ts_now
 from ustack._core.tcp.tcp cimport TCPS_SYN_RECEIVED, tcp
 from ustack._core.tcp.window cimport window_offer
+from ustack._core.wire.ip4 cimport IP4_MAX
 from ustack._core.wire.tcp cimport (
     TCP_LEN, TCP_MAX_SACK, TCP_SUM, TH_ACK, TH_RST, TH_SYN, tcp_clear_options, tcp_emit_header, tcp_emit_options,
     tcp_header, tcp_options,
@@ -38,12 +39,13 @@ cdef enum:
     MSS_MIN = 48                # less is not believed (CVE-2019-11479)
     TS_BYTES = 12
     SACK_BYTES = 36             # of four blocks
-    GSO_SEGMENTS = 128          # wire segments in one packet at most: a tiny MSS must not cost too much below
+    GSO_SEGMENTS = 160          # wire segments in one packet at most: a tiny MSS must not cost too much below
     RESETS_PER_SECOND = 10000
 
 
 # --- sizes --------------------------------------------------------------------------------------------------------
 cdef void seg_sizes(tcb *c) noexcept nogil:
+    cdef uint32_t most = min(c.way.gso_max, <uint32_t>IP4_MAX) if c.flags2 & TF2_USUAL else c.way.gso_max
     cdef uint32_t headers = TCP_LEN + (20 if ip_is4(&c.way.dst) else 40)
     cdef uint32_t mss = c.way.mtu - headers if c.way.mtu > headers + MSS_MIN else MSS_MIN
     cdef uint32_t segments
@@ -56,8 +58,14 @@ cdef void seg_sizes(tcb *c) noexcept nogil:
         headers += TS_BYTES
         mss -= TS_BYTES
     c.snd_mss = mss
-    segments = (c.way.gso_max - headers) // mss if c.way.gso_max > headers + mss else 1
+    segments = (most - headers) // mss if most > headers + mss else 1
     c.gso_payload = pacing_packet(c, mss * (segments if segments < GSO_SEGMENTS else GSO_SEGMENTS))
+
+
+cdef void seg_usual(tcb *c) noexcept nogil:
+    if c.gso_payload > IP4_MAX and not c.flags2 & TF2_USUAL:
+        c.flags2 |= TF2_USUAL
+        seg_sizes(c)
 
 
 cdef uint16_t mss_to_offer(const path *way, uint16_t wished) noexcept nogil:

@@ -66,9 +66,13 @@ cdef enum:
     TCP_COOKIES_ALWAYS = 2
 
 cdef enum:
+    SUPER_SEGMENT = 65536       # storage of the blocks that senders copy into, and of the packets that any link takes
+
+cdef enum:
     TCP_SEND_MORE = 1           # MSG_MORE: more follows, hold a partial segment
     TCP_SEND_EOR = 2
     TCP_SEND_LATE = 4           # hold a partial segment until tcp_push_late, which the caller sees to; not with NODELAY
+    TCP_SEND_BULK = 8           # and, where packets may be longer than 64 KB, a partial packet: writes come quickly
     TCP_RECV_PEEK = 1
 
 # Connections in line, oldest first.

@@ -18,7 +18,7 @@ from ustack._core.mem.mblk cimport dup_range, freemsg, mblk, msgbytes
 from ustack._core.tcp.ack cimport ack_soon, ack_unanswered
 from ustack._core.tcp.acknowledge cimport tell_writer
 from ustack._core.tcp.block cimport (
-    TF2_AWAITED, TF2_WANT_OUT, TF_CONNECTING, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH,
+    TF2_AWAITED, TF2_BULK, TF2_WANT_OUT, TF_CONNECTING, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN, TF_PATH,
     TF_SHUT_RD, TF_SHUT_WR, cc_ops, has, mark, mark_full, mostly_sent, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap,
     unmark, unsent,
 )
@@ -42,7 +42,6 @@ cdef enum:
     RCVBUF = 4 * 1024 * 1024
     SYN_MAX = 1024
     TIMEWAIT_MAX = 8192
-    SUPER_SEGMENT = 65536       # storage of the blocks that senders copy into
 
 
 # --- the whole ----------------------------------------------------------------------------------------------------
@@ -269,6 +268,7 @@ cdef int64_t tcp_send(tcb *c, mblk *taken, int flags) noexcept nogil:
     if flags & TCP_SEND_LATE and not has(c, TF_NODELAY):
         tcp_push_late(c.home)
         c.home.late = c
+        c.flags2 = c.flags2 | TF2_BULK if flags & TCP_SEND_BULK else c.flags2 & ~<uint32_t>TF2_BULK
         flags |= TCP_SEND_MORE
     if flags & TCP_SEND_MORE:
         c.flags |= TF_MORE
@@ -424,7 +424,7 @@ cdef uint32_t tcp_send_hint(const tcb *c, uint32_t *stride, uint32_t *phase) noe
         phase[0] = unsent(c) % c.snd_mss
     whole = SUPER_SEGMENT - SUPER_SEGMENT % c.snd_mss
     begun = unsent(c) % whole
-    if begun < c.gso_payload >> 2:
+    if begun < min(c.gso_payload, whole) >> 2:
         whole -= begun
     return whole if whole < c.sndbuf else c.sndbuf      # so that a small buffer is overrun by its own size at most
 

@@ -53,7 +53,7 @@ cdef enum:
 cdef struct ip4_header:
     uint8_t header_len
     uint8_t tos
-    uint16_t total_len
+    uint32_t total_len          # in the header 0 if longer than IP4_MAX
     uint16_t id
     bint df
     bint mf
@@ -62,6 +62,13 @@ cdef struct ip4_header:
     uint8_t proto
     uint32_t src
     uint32_t dst
+
+
+cdef inline uint32_t ip4_total(const uint8_t *p, size_t packet) noexcept nogil:
+    """The length that the header of a packet of ``packet`` bytes tells. A super-segment for which 16 bits are too few
+    tells 0 and ends with its frame (as in Linux since 6.3, "BIG TCP"); no wire ever carries one."""
+    cdef uint32_t total = get16(p + O_TOTAL)
+    return total if total or packet <= IP4_MAX else <uint32_t>packet
 
 
 cdef inline int ip4_check(const uint8_t *p, size_t n, size_t packet) noexcept nogil:
@@ -75,7 +82,7 @@ cdef inline int ip4_check(const uint8_t *p, size_t n, size_t packet) noexcept no
     if n < IP4_LEN:
         return IP4_SHORT
     header = (p[O_VERSION_IHL] & 15) << 2
-    total = get16(p + O_TOTAL)
+    total = ip4_total(p, packet)
     if header < IP4_LEN or total < header or total > packet:
         return IP4_BAD_LENGTH
     return IP4_OK if header <= n else IP4_SHORT
@@ -120,7 +127,7 @@ cdef inline void ip4_emit(uint8_t *p, const ip4_header *h) noexcept nogil:
         frag |= IP4_MF
     p[O_VERSION_IHL] = 0x40 | (h.header_len >> 2)
     p[O_TOS] = h.tos
-    put16(p + O_TOTAL, h.total_len)
+    put16(p + O_TOTAL, <uint16_t>h.total_len if h.total_len <= IP4_MAX else 0)
     put16(p + O_ID, h.id)
     put16(p + O_FRAG, frag)
     p[O_TTL] = h.ttl

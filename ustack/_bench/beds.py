@@ -16,6 +16,7 @@ from typing import Any
 from ustack import testbed
 
 NEAR, FAR = "10.9.0.2/24", "10.9.0.1/24"
+LONG = 3 * 65536  # bytes of the super-segments that our links use where they may
 SPIN = 10.0  # seconds of busy polling: longer than any wait
 PATIENCE = 20.0  # seconds that a worker may be silent beyond the time that its work takes
 
@@ -109,9 +110,12 @@ class Alone(Bed):
 
 
 @contextlib.contextmanager
-def veth_bed(near_wire: str, far_wire: str, spin: bool, offloads: bool = True) -> Iterator[Bed]:
+def veth_bed(
+    near_wire: str, far_wire: str, spin: bool, offloads: bool = True, long: tuple[str, ...] = ()
+) -> Iterator[Bed]:
     """A veth; at its ends the kernel, or packet rings on devices without an address.
 
+    Devices in ``long`` take super-segments of 192 KB ("BIG TCP"), of whoever is there.
     Without ``offloads`` the wire carries packets of at most the MTU. Checksums of the kernel's own are never computed
     on a veth.
     """
@@ -122,6 +126,8 @@ def veth_bed(near_wire: str, far_wire: str, spin: bool, offloads: bool = True) -
                 namespace.offload(device, tso=False, gso=False, gro=False)
             if near_wire == "xdp" and wire == "kernel":
                 namespace.offload(device, tx=False)  # nobody behind AF_XDP completes its checksums
+            if device in long:
+                namespace.gso_max(device, LONG)
             if wire == "kernel":
                 namespace.add_address(device, address)
         yield Bed(Worker(near, near_wire, "v1", NEAR, spin, offloads), Worker(far, far_wire, "v0", FAR, spin, offloads))
@@ -155,19 +161,21 @@ def alone_bed(wire: str) -> Iterator[Bed]:
 
 VETH = {
     "kernel": ("kernel", "kernel"),
+    "kernel-long": ("kernel", "kernel"),
     "ring": ("ring", "kernel"),
     "pair": ("ring", "ring"),
     "xdp": ("xdp", "kernel"),
 }
+LONG_ENDS = {"kernel-long": ("v0", "v1"), "ring": ("v1",)}  # a ring's slots, at the other end, take 64 KB
 SMALL = "1500"  # ends the name of a wire without offloads, with an MTU of 1500
-KERNELS = ("kernel", "kernel" + SMALL, "loopback", "tun")  # wires without a stack of ours
+KERNELS = ("kernel", "kernel-long", "kernel" + SMALL, "loopback", "tun")  # wires without a stack of ours
 ALONE = ("memory", "proxy", "crowd", "loopback", "pipe", "tun")
 
 
 def make(wire: str, spin: bool) -> contextlib.AbstractContextManager[Bed]:
     """The bed of a wire.
 
-    "kernel", "tap", "ring" and "xdp" (against the kernel), "pair" (packet rings at both ends), the same with "1500"
+    "kernel", "kernel-long" (with longer super-segments), "tap", "ring" and "xdp" (against the kernel), "pair" (packet rings at both ends), the same with "1500"
     behind it (no offloads), "shm" (two stacks over shared memory),
     or one process with both ends of "memory", "proxy", "crowd", "loopback", "pipe", "tun".
     """
@@ -177,7 +185,9 @@ def make(wire: str, spin: bool) -> contextlib.AbstractContextManager[Bed]:
         return shm_bed(spin)
     offloads = not wire.endswith(SMALL)
     wire = wire.removesuffix(SMALL)
-    return tap_bed(spin, offloads) if wire == "tap" else veth_bed(*VETH[wire], spin, offloads)
+    if wire == "tap":
+        return tap_bed(spin, offloads)
+    return veth_bed(*VETH[wire], spin, offloads, LONG_ENDS.get(wire, ()) if offloads else ())
 
 
 class Beds:

@@ -31,6 +31,7 @@ class Tap(Device):
         mac: str | bytes | None = None,
         tun: bool = False,
         offloads: bool | Iterable[str] = True,
+        gso_max: int | None = None,
         multi_queue: bool = False,
         up: bool = True,
         header_split: bool = False,
@@ -43,6 +44,7 @@ class Tap(Device):
         mtu: int | None = None,
         mac: str | bytes | None = None,
         offloads: bool | Iterable[str] = True,
+        gso_max: int | None = None,
         header_split: bool = False,
     ) -> Self: ...
 
@@ -53,6 +55,7 @@ class PacketRing(Device):
         *,
         mac: str | bytes | None = None,
         offloads: bool | Iterable[str] = True,
+        gso_max: int | None = None,
         rx_slots: int = 128,
         tx: str = "sendmmsg",
         tx_slots: int = 16,
