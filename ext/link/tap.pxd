@@ -1,11 +1,11 @@
 """A TAP or TUN device: frames to and from the kernel's own stack through one descriptor.
 
-With a virtio header in front of every packet, checksums are left to whoever needs them and super-segments pass
-whole: those that are sent may be longer (gso_max) than the 64 KB that the kernel sends. Received frames land in two pieces: a head of 2 KB, which small frames never leave,
-and, for what is longer, a large block that is used again until a frame needed it. The read into the large
-block starts where payload behind the usual headers (Ethernet, IPv4, TCP with timestamps) would be
-page-aligned had it begun there, so that from its second page on the payload is: whole pages of it can be
-remapped.
+With a virtio header in front of every packet, checksums are left to whoever needs them and super-segments pass whole:
+those that are sent may be longer (gso_max) than the 64 KB that the kernel sends. Received frames land in two pieces: a
+head of 2 KB, which small frames never leave, and, for what is longer, a large block that is used again until a frame
+needed it. The read into the large block starts where payload behind the usual headers (Ethernet, IPv4, TCP with
+timestamps) would be page-aligned had it begun there, so that from its second page on the payload is: whole pages of it
+can be remapped.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t

@@ -145,8 +145,8 @@ cdef class Tap(Device):
     are left to whoever needs them, and super-segments pass whole: what comes of up to 64 KB, what is sent of up to
     ``gso_max`` bytes (TCP over IPv4; 64 KB for all else): 192 KB where the kernel understands them (Linux 6.3), and
     65535 else. ``multi_queue`` opens one queue of a device that may have several. ``header_split`` reads the headers of
-    each frame (Ethernet, IPv4, TCP with timestamps) apart, and payload to a page boundary, at the cost of a large buffer
-    for every small frame (docs/techniques/page-flip.md). ``up`` brings the device up if that is permitted.
+    each frame (Ethernet, IPv4, TCP with timestamps) apart, and payload to a page boundary, at the cost of a large
+    buffer for every small frame (docs/techniques/page-flip.md). ``up`` brings the device up if that is permitted.
 
     Raises FileNotFoundError without /dev/net/tun, PermissionError where it or the device may not be opened,
     and OSError(EBUSY) when somebody else has it. Source: Documentation/networking/tuntap.rst of Linux.

@@ -9,9 +9,9 @@ from ustack._core.base.types cimport ns_t, unlikely
 from ustack._core.mem.mblk cimport freemsg, mblk, msg_intact
 from ustack._core.tcp.ack cimport ack_interactive
 from ustack._core.tcp.block cimport (
-    CA_OPEN, CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_REORDER, TF2_BULK, TF2_BYTES_LOST, TF2_FRTO, TF2_FRTO_NEW,
-    TF2_PROBE_DUE, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED,
-    TF_FORCE_RTX, TF_MORE, TF_NODELAY, TF_PUSH, TF_SHUT_WR, fin_sent, flight, has, interval, snd_limit, tcb, unsent,
+    CA_OPEN, CA_RECOVERY, RTX_DATA, RTX_NONE, RTX_PERSIST, RTX_REORDER, TF2_BULK, TF2_BYTES_LOST, TF2_FRTO,
+    TF2_FRTO_NEW, TF2_PROBE_DUE, TF_ACK_NOW, TF_CORK, TF_CWND_LIMITED, TF_FORCE_RTX, TF_MORE,
+    TF_NODELAY, TF_PUSH, TF_SHUT_WR, fin_sent, flight, has, interval, snd_limit, tcb, unsent,
 )
 from ustack._core.tcp.close cimport conn_abort
 from ustack._core.tcp.congestion cimport initial_window
@@ -22,8 +22,8 @@ from ustack._core.tcp.rtt cimport rtt_begin, ts_now
 from ustack._core.tcp.scoreboard cimport board_lost, board_resent, board_sent
 from ustack._core.tcp.segment cimport seg_ack, seg_room, seg_send
 from ustack._core.tcp.tcp cimport (
-    SUPER_SEGMENT, TCPS_CLOSE_WAIT, TCPS_CLOSED, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_LAST_ACK, TCPS_LISTEN,
-    TCPS_SYN_SENT,
+    SUPER_SEGMENT, TCPS_CLOSE_WAIT, TCPS_CLOSED, TCPS_CLOSING, TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_LAST_ACK,
+    TCPS_LISTEN, TCPS_SYN_SENT,
 )
 from ustack._core.tcp.timers cimport rtx_arm, rtx_resume, rtx_sent
 from ustack._core.tcp.tlp cimport tlp_sent, tlp_tail

@@ -175,8 +175,8 @@ ALONE = ("memory", "proxy", "crowd", "loopback", "pipe", "tun")
 def make(wire: str, spin: bool) -> contextlib.AbstractContextManager[Bed]:
     """The bed of a wire.
 
-    "kernel", "kernel-long" (with longer super-segments), "tap", "ring" and "xdp" (against the kernel), "pair" (packet rings at both ends), the same with "1500"
-    behind it (no offloads), "shm" (two stacks over shared memory),
+    "kernel", "kernel-long" (with longer super-segments), "tap", "ring" and "xdp" (against the kernel), "pair" (packet
+    rings at both ends), the same with "1500" behind it (no offloads), "shm" (two stacks over shared memory),
     or one process with both ends of "memory", "proxy", "crowd", "loopback", "pipe", "tun".
     """
     if wire in ALONE:

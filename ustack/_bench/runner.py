@@ -22,7 +22,8 @@ CALIBRATION_ROUNDS = 2
 # Wires of the kernel alone, as rows call them.
 KERNELS = {
     "kernel": "over veth", "kernel-long": "over veth, super-segments of 192 KB",
-    "kernel1500": "over veth without offloads", "loopback": "over loopback, one thread", "tun": "over two TUN devices, one thread",
+    "kernel1500": "over veth without offloads", "loopback": "over loopback, one thread",
+    "tun": "over two TUN devices, one thread",
 }  # fmt: skip
 
 
