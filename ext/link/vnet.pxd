@@ -9,6 +9,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack._core.mem.mblk cimport mblk
 
 cdef enum:
+    GSO_USUAL = 65535           # bytes of a super-segment: an IPv4 packet's total length has 16 bits
+    GSO_LONG = 3 * 65536        # of a longer one, to Linux: what pays. It would take a little more than 500 KB
     VNET_LEN = 10
 
 cdef struct vnet_hdr:

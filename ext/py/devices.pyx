@@ -14,6 +14,7 @@ from ustack._core.link.packet_ring cimport (
     packet_ring_create, packet_ring_extent, packet_ring_replaced, ring_options,
 )
 from ustack._core.link.tap cimport tap_create, tap_options
+from ustack._core.link.vnet cimport GSO_LONG, GSO_USUAL
 from ustack._core.py.links cimport Link, fail, offload_caps
 from ustack._core.sys.io cimport sys_close, sys_dup, sys_nonblock
 from ustack._core.sys.netdev cimport (
@@ -39,8 +40,6 @@ from ustack._core.py.links import MTU_MIN as _MTU_MIN
 from ustack._core.py.links import check_range, parse_mac
 
 ARPHRD_ETHER = 1
-GSO_USUAL = 65535               # an IPv4 packet's total length has 16 bits
-GSO_LONG = 3 * 65536            # what pays; Linux would take a little more than 500 KB
 PRIVILEGE = (
     "run as root, or in a user and network namespace of your own ('unshare --user --map-root-user --net')"
 )

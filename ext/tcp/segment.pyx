@@ -63,7 +63,7 @@ cdef void seg_sizes(tcb *c) noexcept nogil:
 
 
 cdef void seg_usual(tcb *c) noexcept nogil:
-    if c.gso_payload > IP4_MAX and not c.flags2 & TF2_USUAL:
+    if c.way.gso_max > IP4_MAX and ip_is4(&c.way.dst) and not c.flags2 & TF2_USUAL:
         c.flags2 |= TF2_USUAL
         seg_sizes(c)
 

@@ -19,8 +19,8 @@ from ustack._core.tcp.ack cimport ack_soon, ack_unanswered
 from ustack._core.tcp.acknowledge cimport tell_writer
 from ustack._core.tcp.block cimport (
     TF2_AWAITED, TF2_BULK, TF2_WANT_OUT, TF_CONNECTING, TF_FIN_RCVD, TF_MORE, TF_NODELAY, TF_NOSPACE, TF_ORPHAN,
-    TF_PATH, TF_SHUT_RD, TF_SHUT_WR, cc_ops, has, mark, mark_full, mostly_sent, snd_limit, tcb, tcb_bury, tcb_new, tcb_reap,
-    unmark, unsent,
+    TF_PATH, TF_SHUT_RD, TF_SHUT_WR, cc_ops, has, mark, mark_full, mostly_sent, snd_limit, tcb, tcb_bury, tcb_new,
+    tcb_reap, unmark, unsent,
 )
 from ustack._core.tcp.close cimport conn_abort, user_close, user_shutdown
 from ustack._core.tcp.congestion cimport congestion_find, congestion_use
