@@ -239,13 +239,16 @@ cdef bint in_window(const tcb *c, const arrival *s) noexcept nogil:
 
 
 cdef void note_duplicate(tcb *c, const arrival *s) noexcept nogil:
-    """Text that came twice is reported (RFC 2883 4)."""
-    if s.n and seq_lt(s.h.seq, c.rcv_nxt):
-        count(&s.t.ctx.n, C_TCP_DUPLICATE)
+    """Text that came twice is reported, and a FIN, which has a number as well (RFC 2883 4): who had sent it again for
+    nothing can take that back."""
+    cdef seq_t end = s.h.seq + s.n + (1 if s.h.flags & TH_FIN else 0)
+    if end != s.h.seq and seq_lt(s.h.seq, c.rcv_nxt):
+        if s.n:
+            count(&s.t.ctx.n, C_TCP_DUPLICATE)
         ack_loss(c)
         if has(c, TF_SACK):
             c.dsack.start = s.h.seq
-            c.dsack.end = s.h.seq + s.n if seq_lt(s.h.seq + s.n, c.rcv_nxt) else c.rcv_nxt
+            c.dsack.end = end if seq_lt(end, c.rcv_nxt) else c.rcv_nxt
             c.flags |= TF_DSACK
 
 

@@ -137,6 +137,19 @@ def test_a_fin_without_data_behind_a_gap_is_in_the_selective_acknowledgement():
     assert p.conn.state == "CLOSE-WAIT"
 
 
+def test_a_fin_that_comes_twice_is_reported_as_text_is():
+    """RFC 2883 4: it has a number of its own."""
+    p = established(sack=True)
+    p.send("FA", 1, 1, b"x" * 100)
+    p.recv("A", ack=102, sack=[])
+    p.send("FA", 101, 1)
+    p.recv("A", ack=102, sack=[(101, 102)])
+    p.send("FA", 1, 1, b"x" * 100)
+    p.recv("A", ack=102, sack=[(1, 102)])
+    p.send("A", 1, 1, b"x" * 100)
+    p.recv("A", ack=102, sack=[(1, 101)])
+
+
 def test_a_fin_behind_a_gap_is_acknowledged_without_sack():
     p = established()
     for _ in range(2):
