@@ -84,6 +84,11 @@ cdef class _GivenBack:
             callback()
 
 
+cdef void give(_GivenBack one) noexcept:
+    """What its function raises goes to sys.unraisablehook."""
+    one()
+
+
 @cython.final
 cdef class PagePipe:
     """A pipe of references to memory: at most ``buffers`` of them, to at most ``size`` bytes in all.
@@ -234,7 +239,7 @@ cdef class PagePipe:
             if whole is not None:
                 if not moved:
                     whole.callback = None
-                whole()
+                give(whole)
         return moved
 
     cdef Py_ssize_t wait_for_room(self, size_t least, ns_t deadline) except -1:
@@ -387,22 +392,23 @@ cdef class PagePipe:
     cdef Py_ssize_t fill(self, part, Py_buffer *b, ns_t deadline, bint peek) except -1:
         """As much of a buffer as the pipe has bytes, or (peek) as the first references have; 0 at its end."""
         cdef bint guarded = may_vanish(part, b.buf, b.len)
-        cdef Py_ssize_t done = 0, n
+        cdef Py_ssize_t done = 0, got, n
         cdef mblk *m
         if guarded:
             check(guard_install())
         while done < b.len and (done == 0 or self.p.bytes):
             try:
                 m = self.look(b.len - done, deadline)
-            except BlockingIOError:
+                if m == NULL:
+                    break
+                n = msgbytes(m)
+                got = self.copy_out(m, <uint8_t *>b.buf + done, n, guarded, peek)
+            except OSError:
                 if not done:
                     raise
                 break
-            if m == NULL:
-                break
-            n = msgbytes(m)
-            done += self.copy_out(m, <uint8_t *>b.buf + done, n, guarded, peek)
-            if peek:
+            done += got
+            if peek or got < n:
                 break
             deadline = NO_WAIT
         return done
@@ -416,7 +422,12 @@ cdef class PagePipe:
         if m == NULL:
             return b""
         there = msgbytes(m)
-        got = PyBytes_FromStringAndSize(NULL, there)
+        try:
+            got = PyBytes_FromStringAndSize(NULL, there)
+        except MemoryError:
+            freemsg(m)
+            pagepipe_end(&self.p, 0)
+            raise
         self.copy_out(m, <uint8_t *>PyBytes_AS_STRING(got), there, False, False)
         drain()
         return got
