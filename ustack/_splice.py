@@ -15,13 +15,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-from ustack._core.py.pagepipe import (
-    SPLICE_F_GIFT,
-    SPLICE_F_MORE,
-    SPLICE_F_MOVE,
-    SPLICE_F_NONBLOCK,
-    PagePipe,
-)
+from ustack._core.py.pagepipe import SPLICE_F_MORE, SPLICE_F_NONBLOCK, PagePipe, check_flags
 from ustack._core.py.socket import Socket
 from ustack._core.py.transfers import Relay, Transfer
 from ustack._viasplice import StreamTransfer, stream_of
@@ -29,7 +23,6 @@ from ustack._viastream import Stream
 
 PIECE = 65536       # bytes that a thread takes from a source at once
 SPLICE_EOF = -1     # as a count: until the source ends
-FLAGS = SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT
 
 WHOLE = Socket, Stream, PagePipe    # ends that are not descriptors
 
@@ -357,8 +350,7 @@ def splice(source: Any, sink: Any, count: int = SPLICE_EOF, *, offset: int | Non
         raise ValueError("a count is a number of bytes, or SPLICE_EOF")
     if idle is not None and not idle > 0:
         raise ValueError("idle is a number of seconds above 0")
-    if flags & ~FLAGS:
-        raise OSError(errno.EINVAL, "an unknown flag")
+    check_flags(flags)
     if flags & SPLICE_F_NONBLOCK and not wait:
         raise ValueError("SPLICE_F_NONBLOCK is for a call that would wait: wait=True")
     _check_owner(owner)
@@ -431,8 +423,7 @@ def tee(source: Socket | PagePipe, sink: Any, count: int = 1 << 20, *, flags: in
         raise TypeError("tee() looks into the receive queue of a stack's socket, or into a PagePipe")
     if count <= 0:
         raise ValueError("a count is at least 1 byte")
-    if flags & ~FLAGS:
-        raise OSError(errno.EINVAL, "an unknown flag")
+    check_flags(flags)
     sink = stream_of(sink)
     _prepare(source, sink)
     timeout, nowait = _timeout(source, sink), bool(flags & SPLICE_F_NONBLOCK)

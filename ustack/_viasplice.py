@@ -215,9 +215,11 @@ class StreamTransfer:
             return 0.0
         return SLICE if self._deadline is None else max(0.0, min(SLICE, self._deadline - time.monotonic()))
 
-    def _slice_ns(self) -> int:
-        """The same in nanoseconds, for a call that may be one on a pipe of references."""
-        return 0 if self._nowait else int(self._slice() * 1e9)
+    def _slice_ns(self, end: Any) -> int:
+        """The same in nanoseconds, for a call on a stack's socket or a pipe of references; 0: it does not wait."""
+        if self._deadline == 0 or (self._nowait and isinstance(end, PagePipe)):
+            return 0
+        return max(1, int(self._slice() * 1e9))
 
     # --- to a VI
 
@@ -257,7 +259,7 @@ class StreamTransfer:
             take: Any = take_into if isinstance(self._source, Socket) else pull_into
             while True:
                 try:
-                    got: int = take(self._source, buffer.data[:n], self._slice_ns(), self._peek)
+                    got: int = take(self._source, buffer.data[:n], self._slice_ns(self._source), self._peek)
                     return got
                 except TimeoutError:
                     self._look(check)
@@ -391,7 +393,7 @@ class StreamTransfer:
         n = 0
         self._lend(source, held)
         try:
-            n = push_from(self._sink, held.buffer.data[start:end], self._slice_ns(),
+            n = push_from(self._sink, held.buffer.data[start:end], self._slice_ns(self._sink),
                           lambda: source._returned.append(held))
         except TimeoutError:
             self._look(lambda: None)

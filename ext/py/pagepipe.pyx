@@ -45,7 +45,8 @@ SPLICE_F_GIFT = F_GIFT
 cdef ns_t SLICE = 50 * NS_MS    # a wait looks that often whether there are signals
 
 
-cdef int check_flags(int flags) except -1:
+cpdef int check_flags(int flags) except -1:
+    """OSError (EINVAL) for flags other than SPLICE_F_*."""
     if flags & ~(F_MOVE | F_NONBLOCK | F_MORE | F_GIFT):
         fail(-EINVAL, "an unknown flag")
     return 0

@@ -100,6 +100,7 @@ cdef struct xfer:
     ns_t deadline
     bint brief                  # wait for the first bytes only
     bint nowait                 # do not wait for a pipe of references
+    bint refused                # it would have been waited for
     bint main_thread
     int32_t cancelled
 
@@ -146,6 +147,9 @@ cdef int wait_pipe(xfer *x, pagepipe *p, int what) noexcept nogil:
     """Until there may be something to do at a pipe of references. 0: look again."""
     cdef ns_t until = soon(x)
     cdef int r
+    if x.nowait and x.kept == NULL:
+        x.refused = True
+        return -EAGAIN
     if until == NO_WAIT:
         return -EAGAIN
     r = pagepipe_wait(p, what, 1, until - clock_now())
@@ -320,7 +324,7 @@ cdef int room_in_pipe(xfer *x, size_t *n) noexcept nogil:
             if <int64_t>n[0] > room:
                 n[0] = <size_t>room
             return 0
-        r = <int>room if room < 0 else -EAGAIN if x.nowait else wait_pipe(x, x.to_pipe, PAGEPIPE_WRITE)
+        r = <int>room if room < 0 else wait_pipe(x, x.to_pipe, PAGEPIPE_WRITE)
         if r != 0:
             return r
 
@@ -359,7 +363,7 @@ cdef int draw(xfer *x, size_t n) noexcept nogil:
         there = pagepipe_begin(x.from_pipe)
         if there != -EAGAIN:
             break
-        r = -EAGAIN if x.nowait else wait_pipe(x, x.from_pipe, PAGEPIPE_READ)
+        r = wait_pipe(x, x.from_pipe, PAGEPIPE_READ)
         if r != 0:
             return r
     if there <= 0:
@@ -731,7 +735,7 @@ cdef class Transfer:
             self.x.loan = NULL
             drain()
         if r == -EAGAIN and not (self.x.brief and self.x.done):
-            if self.x.deadline == NO_WAIT or self.x.nowait:
+            if self.x.deadline == NO_WAIT or self.x.refused:
                 raise BlockingIOError(EAGAIN, "Resource temporarily unavailable")
             raise TimeoutError("timed out")
         if r not in (0, -EAGAIN, -ECANCELED):

@@ -533,6 +533,25 @@ def test_flags_and_offsets():
         assert ustack.splice(pipe, g, flags=SPLICE_F_NONBLOCK) == 3
 
 
+def test_other_ends_are_waited_for_whatever_the_flags():
+    with two_stacks() as (near, far), connected(near, far) as (_, s), streams() as (x, y), PagePipe() as pipe:
+        s.settimeout(0.001)
+        y.settimeout(0.001)
+        greeting = Background(y.recv, 1)        # so that x has somebody to send to
+        for source, sink in ((s, x), (s, pipe)):
+            with pytest.raises(TimeoutError):
+                ustack.splice(source, sink, flags=SPLICE_F_NONBLOCK)
+            with pytest.raises(TimeoutError):
+                ustack.tee(source, sink, flags=SPLICE_F_NONBLOCK)
+        with pytest.raises(TimeoutError):
+            greeting.result(PATIENCE)
+        with pytest.raises(TimeoutError):
+            ustack.splice(y, pipe, flags=SPLICE_F_NONBLOCK)
+        pipe.settimeout(None)
+        with pytest.raises(BlockingIOError):
+            ustack.splice(pipe, x, flags=SPLICE_F_NONBLOCK)
+
+
 def test_the_flag_for_more_is_a_cork():
     with Lossy(lambda raw: False) as wire, PagePipe() as pipe:
         c, s = wire.connect()
