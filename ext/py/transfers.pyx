@@ -413,6 +413,7 @@ cdef int copy_external(xfer *x, uint32_t stride, uint32_t phase) noexcept nogil:
 
 
 cdef int draw_for_socket(xfer *x, size_t n, bint gather, uint32_t stride, uint32_t phase) noexcept nogil:
+    """The same in the form in which the sink's path takes it."""
     cdef int r = draw(x, n)
     if r != 0 or x.kept == NULL:
         return r
@@ -424,6 +425,8 @@ cdef int draw_for_socket(xfer *x, size_t n, bint gather, uint32_t stride, uint32
     if r == 0:
         x.kept.pkt_len = <uint32_t>n
         return 0
+    freemsg(x.kept)
+    x.kept = NULL
     put_back(x, 0)
     return no_memory(x) if r == -ENOMEM else r
 

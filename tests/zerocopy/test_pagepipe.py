@@ -13,6 +13,7 @@ import threading
 
 import pytest
 from beds import PATIENCE, Lossy, connected, copied, read_all, two_stacks
+from dark import copied_out
 from helpers import Background
 from test_splice import fill_pages, streams
 
@@ -476,6 +477,26 @@ def test_memory_is_copied_for_a_link_that_keeps_packets_and_summed_on_the_way():
         assert len(pipe) == 0
         assert s.recv(50_000, socket.MSG_WAITALL) == DATA[:50_000]
         assert copied(near) == {"tx.copy": 50_000}
+
+
+def test_memory_is_summed_while_it_is_copied_where_the_link_does_not_sum():
+    with Lossy(lambda raw: False, offloads=[]) as wire, PagePipe() as pipe:
+        c, s = wire.connect()
+        with c, s:
+            s.setblocking(False)
+            pipe.vmsplice([DATA[:1001], DATA[1001:9000], DATA[9000:9001], DATA[9001:20_000]])
+            got = bytearray()
+
+            def step():
+                with contextlib.suppress(BlockingIOError):
+                    ustack.splice(pipe, c, 20_000, flags=SPLICE_F_NONBLOCK)
+                with contextlib.suppress(BlockingIOError):
+                    got.extend(s.recv(1 << 16))
+                return len(got) == 20_000
+
+            wire.run(step)
+            assert got == DATA[:20_000]
+            assert copied_out(wire.stacks[0]) == {"tx.copy": 20_000, "tx.fused": 20_000}
 
 
 def test_received_blocks_go_on_as_they_are():
