@@ -392,14 +392,12 @@ def _blocking(source: Any, sink: Any, count: int, offset: int | None, pass_end: 
     transfer = _transfer(_end(source), _end(sink), count, start, timeout, waters, pass_end, flags, brief)
     try:
         moved = transfer.run()
-    except BlockingIOError as error:
-        if not transfer.moved:
-            error.moved = 0  # type: ignore[attr-defined]
-            raise
-        return transfer.moved
     except BaseException as error:
+        rest = transfer.unsent
+        if isinstance(error, BlockingIOError) and transfer.moved and not rest:
+            return transfer.moved
         error.moved = transfer.moved  # type: ignore[attr-defined]
-        if rest := transfer.unsent:
+        if rest:
             error.unsent = rest  # type: ignore[attr-defined]
         raise
     finally:
