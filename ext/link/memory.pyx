@@ -6,12 +6,14 @@ from libc.stdint cimport int32_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from ustack._core.base.codes cimport CAP_RX_CSUM, CSUM_NONE, LINK_DOWN
-from ustack._core.base.ledger cimport LR_DEVICE_RX
-from ustack._core.base.types cimport atomic_dec32, ns_t, spin_lock, spin_unlock
+from ustack._core.base.ledger cimport LR_DEVICE_RX, ledger_book
+from ustack._core.base.types cimport atomic_dec32, ns_t, spin_lock, spin_unlock, unlikely
 from ustack._core.link.link cimport link, link_fits, link_init, link_notify, link_ops
 from ustack._core.link.queue cimport packet_queue, queue_clear, queue_count, queue_init, queue_put, queue_take
-from ustack._core.mem.mblk cimport allocb, dblk, freeb, freemsg, mblk, mblk_attach, msgcopyout
+from ustack._core.mem.guarded cimport msgcopyout_outside, posting_lost
+from ustack._core.mem.mblk cimport allocb, dblk, freeb, freemsg, mark_broken, mblk, mblk_attach, mblk_len
 from ustack._core.mem.posting cimport POSTING_LEAST, posting
+from ustack._core.sys.guard cimport guard_call
 
 cdef struct memory_end:
     link base
@@ -27,6 +29,12 @@ cdef struct memory_end:
 cdef struct memory_pair_:
     memory_end ends[2]
     int32_t refs
+
+cdef struct filling:
+    const mblk *m
+    size_t offset
+    uint8_t *to
+    size_t got
 
 cdef link_ops OPS
 
@@ -60,8 +68,26 @@ cdef mblk *fetch(link *l, const mblk *m, size_t offset, size_t n) noexcept nogil
     """n bytes of a packet in a block of ours; NULL without memory."""
     cdef mblk *own = allocb(l.mem, n if n else 1)
     if own != NULL:
-        own.wptr += msgcopyout(l.book, LR_DEVICE_RX, m, offset, own.rptr, n)
+        own.wptr += msgcopyout_outside(l.book, LR_DEVICE_RX, m, offset, own.rptr, n)
+        if unlikely(mblk_len(own) < n):
+            mark_broken(<mblk *>m)          # the sender's memory is gone
+            freeb(own)
+            return NULL
     return own
+
+
+cdef void fill_room(void *arg, size_t n) noexcept nogil:
+    cdef filling *x = <filling *>arg
+    x.got = msgcopyout_outside(NULL, 0, x.m, x.offset, x.to, n)
+
+
+cdef size_t fill_in(link *l, const mblk *m, size_t offset, uint8_t *to, size_t n) noexcept nogil:
+    """Both the program's memory that it comes from and the one that it goes to may be gone."""
+    cdef filling x = filling(m, offset, to, 0)
+    if guard_call(fill_room, &x, to, n) < n:
+        return 0
+    ledger_book(l.book, LR_DEVICE_RX, x.got)
+    return x.got
 
 
 cdef mblk *place(link *l, const mblk *m) noexcept nogil:
@@ -85,7 +111,11 @@ cdef mblk *place(link *l, const mblk *m) noexcept nogil:
     if own.cont != NULL:
         at = own.cont
         at.rptr = where
-        at.wptr = where + msgcopyout(l.book, LR_DEVICE_RX, m, m.pkt_len - left, where, room)
+        at.wptr = where + fill_in(l, m, m.pkt_len - left, where, room)
+        if unlikely(mblk_len(at) < room):
+            freemsg(own)        # the memory that it was wanted in is gone: who posted it hears of that
+            posting_lost(p)
+            return NULL
         at.cont = fetch(l, m, m.pkt_len - left + room, left - room) if left > room else NULL
         if at.cont != NULL or left == room:
             return own

@@ -1,6 +1,6 @@
 """A TAP or TUN device: see tap.pxd."""
 
-from libc.errno cimport EAGAIN, EMSGSIZE, ENOBUFS, ENOSYS
+from libc.errno cimport EAGAIN, EFAULT, EMSGSIZE, ENOBUFS, ENOSYS
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
@@ -19,6 +19,7 @@ from ustack._core.link.link cimport link, link_init, link_ops
 from ustack._core.link.vnet cimport VNET_LEN, vnet_decode, vnet_hdr
 from ustack._core.mem.arena cimport arena
 from ustack._core.mem.mblk cimport allocb, dblk, dblk_unref, freeb, freemsg, mblk, mblk_attach, msgappend
+from ustack._core.mem.guarded cimport posting_lost
 from ustack._core.mem.posting cimport posting
 from ustack._core.mem.source cimport source
 from ustack._core.sys.io cimport iovec, sys_close, sys_read, sys_readv, sys_writev
@@ -161,6 +162,10 @@ cdef mblk *receive_posted(tap *t, ssize_t *result) noexcept nogil:
     v[2].iov_len = FRAME_MAX + t.vnet_len - HEAD
     n = sys_readv(t.fd, v, 3)
     result[0] = n
+    if unlikely(n == -EFAULT):
+        posting_lost(p)         # and the frame, which the peer repeats
+        t.base.stats.rx_truncated += 1
+        result[0] = -EMSGSIZE
     if n < 0:
         return NULL
     m = mblk_attach(t.base.mem, t.head)

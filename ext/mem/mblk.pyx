@@ -15,6 +15,7 @@ from ustack._core.mem.arena cimport (
 )
 from ustack._core.mem.pool cimport dblk_reset, pool, pool_give, pool_pop, pool_push
 from ustack._core.mem.region cimport region, region_unref
+from ustack._core.mem.sums cimport copy_summing, msgfill, sums_room
 
 
 # --- allocation -------------------------------------------------------------------------------------------
@@ -567,32 +568,6 @@ cdef size_t msgappend(ledger *l, int reason, mblk *m, const void *src, size_t n)
     return n
 
 
-cdef inline size_t sums_room(const dblk *d) noexcept nogil:
-    return d.home.nsums if d.home != NULL else 0
-
-
-cdef void copy_summing(dblk *d, uint8_t *dst, const uint8_t *src, size_t n) noexcept nogil:
-    """Copy n bytes to where the sums of d end, and carry the sums on."""
-    cdef size_t begin, within, here
-    cdef uint32_t i
-    while n:
-        i = (d.sum_phase + d.summed) // d.stride
-        begin = i * <size_t>d.stride - d.sum_phase if i else 0
-        within = d.summed - begin
-        here = (i + 1) * <size_t>d.stride - d.sum_phase - d.summed
-        if here > n:
-            here = n
-        if within == 0:
-            d.sums[i] = csum_fold(copy_csum(dst, src, here))
-            d.nsums = i + 1
-        else:
-            d.sums[i] = csum_fold(csum_block_add(d.sums[i], copy_csum(dst, src, here), within))
-        d.summed += here
-        dst += here
-        src += here
-        n -= here
-
-
 cdef mblk *blocks_for(arena *a, size_t n) noexcept nogil:
     """Empty blocks with room for n bytes, filled from the front in pieces of up to 64 KB."""
     cdef mblk *head = NULL
@@ -618,39 +593,14 @@ cdef mblk *msgcopyin_csum(arena *a, ledger *l, int reason, const void *src, size
     """stride 0: no summing. Where a block lacks room for the sums, its stride is a multiple of the one asked
     for."""
     cdef mblk *head = blocks_for(a, n)
-    cdef mblk *m = head
-    cdef const uint8_t *p = <const uint8_t *>src
-    cdef size_t here, left = n
     if head == NULL:
         return NULL
-    while m != NULL:
-        here = left if left < 65536 else 65536
-        if stride and sums_room(m.dp) and here:
-            begin_sums(m.dp, stride, phase, here)
-            phase = <uint32_t>((phase + here) % stride)
-            copy_summing(m.dp, m.wptr, p, here)
-        elif here:
-            memcpy(m.wptr, p, here)
-        m.wptr += here
-        p += here
-        left -= here
-        m = m.cont
+    msgfill(head, <const uint8_t *>src, n, stride, phase)
     head.pkt_len = n
     ledger_book(l, reason, n)
     if stride:
         ledger_book(l, LR_CSUM_FUSED, n)
     return head
-
-
-cdef void begin_sums(dblk *d, uint32_t stride, uint32_t phase, size_t n) noexcept nogil:
-    cdef size_t room = sums_room(d)
-    d.sum_base = d.base
-    d.sum_phase = phase
-    d.summed = 0
-    d.nsums = 0
-    d.stride = stride
-    while d.stride * room < phase + n:
-        d.stride += stride
 
 
 cdef size_t msgcopyout(ledger *l, int reason, const mblk *m, size_t offset, void *dst,

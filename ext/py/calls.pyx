@@ -4,7 +4,7 @@ User memory is touched without the lock only: sends copy into blocks before taki
 it and copy afterwards (in socket.pyx).
 """
 
-from libc.errno cimport EAGAIN, EBADF, EDESTADDRREQ, EINPROGRESS, EINTR, EINVAL, ENOBUFS
+from libc.errno cimport EAGAIN, EBADF, EDESTADDRREQ, EFAULT, EINPROGRESS, EINTR, EINVAL, ENOBUFS
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
@@ -15,7 +15,8 @@ from ustack._core.base.types cimport ns_t
 from ustack._core.inet.inet cimport inet_is_local, path_release
 from ustack._core.inet.ping cimport ping_meta, ping_recv, ping_send, ping_take_error
 from ustack._core.mem.arena cimport SEND_SHARE, arena_may_send
-from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgcopyin, msgcopyin_csum
+from ustack._core.mem.guarded cimport msgcopyin_guarded
+from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len
 from ustack._core.py.driver cimport (
     driver, driver_attend, driver_attended, driver_busy, driver_flush_unlock, driver_lock, driver_try_lock,
     driver_unlock, driver_wait, sock_note)
@@ -80,11 +81,9 @@ cdef int wait_for_room(driver *d, sock *s, ns_t deadline, bint main_thread) noex
             return r
 
 
-cdef mblk *copy_in(driver *d, sock *s, const char *p, size_t n) noexcept nogil:
-    if s.csum_stride:
-        return msgcopyin_csum(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, p, n, s.csum_stride,
-                              s.csum_phase)
-    return msgcopyin(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, p, n)
+cdef inline mblk *copy_in(driver *d, sock *s, const char *p, size_t *n, int *err) noexcept nogil:
+    """A copy of n bytes, or of as many as can be read."""
+    return msgcopyin_guarded(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, p, n, s.csum_stride, s.csum_phase, err)
 
 
 cdef size_t next_chunk(driver *d, sock *s, size_t left) noexcept nogil:
@@ -131,20 +130,18 @@ cdef int wait_for_memory(driver *d, sock *s, size_t *n, bint failed, ns_t deadli
 
 cdef mblk *bring_in(driver *d, sock *s, const char *p, size_t *n, ns_t deadline, bint main_thread,
                     int *err) noexcept nogil:
-    """A copy of n bytes, or of fewer where memory is short: then n says how many. NULL: *err."""
+    """A copy of n bytes, or of fewer where memory is short or ends: then n says how many. NULL: *err."""
     cdef mblk *m = NULL
     cdef bint failed = False
-    err[0] = 0
     while m == NULL:
         if failed or not arena_may_send(d.eng.ctx.mem, n[0], SEND_SHARE):
             err[0] = wait_for_memory(d, s, n, failed, deadline, main_thread)
             if err[0] != 0:
                 return NULL
-        m = copy_in(d, s, p, n[0])
+        m = copy_in(d, s, p, n, err)
         failed = True
-        if m == NULL and d.eng.ctx.mem.budget == 0:
-            err[0] = -ENOBUFS           # it is not ours to wait for
-            return NULL
+        if m == NULL and (err[0] == -EFAULT or d.eng.ctx.mem.budget == 0):
+            return NULL                 # it is not ours to wait for
     return m
 
 

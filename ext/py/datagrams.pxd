@@ -23,15 +23,14 @@ cdef list recv_datagrams_into(driver *d, sock *s, char *to, size_t stride, int m
 cdef tuple recv_scattered(driver *d, sock *s, list views, size_t ancillary, dict kept, bint peek, ns_t deadline,
                           bint main_thread)
 
-# To receive into pages of a mapped file that was cut is EFAULT.
+# To receive into memory that is not there, such as pages of a mapped file that was cut, is EFAULT.
 cdef object gone()
-# All n bytes of the message from `at` on. guarded: the memory may end, which raises that.
+# All n bytes of the message from `at` on, or that. guarded: the memory may be that of a file.
 cdef int copy_to(driver *d, mblk *m, size_t at, void *to, size_t n, bint guarded) except -1
 
 
 cdef inline bint may_end(object buffer) noexcept:
-    """Whether pages of a buffer to receive into may be gone when they are written to: those of a mapped file that was
-    cut. Kinds of objects that are memory of the interpreter's are not asked."""
+    """Whether pages of a buffer to receive into may be those of a mapped file that was cut. Kinds of objects that are memory of the interpreter's are not asked."""
     if type(buffer) is memoryview:
         buffer = (<object>buffer).obj
     return type(buffer) is not bytearray

@@ -6,15 +6,15 @@ User memory is copied from before the engine's lock is taken, and to after it is
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EFAULT, EINTR, EMSGSIZE, ENOBUFS
+from libc.errno cimport EAGAIN, EFAULT, EINTR, EMSGSIZE
 from libc.stddef cimport size_t
 from libc.stdint cimport uint16_t
 
 from ustack._core.base.addr cimport ip_equal, ipaddr
 from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
 from ustack._core.base.types cimport ns_t
-from ustack._core.mem.guarded cimport msgcopyout_guarded
-from ustack._core.mem.mblk cimport freelist, freemsg, mblk, msgbytes, msgcopyin, msgcopyout
+from ustack._core.mem.guarded cimport msgcopyin_guarded, msgcopyout_guarded
+from ustack._core.mem.mblk cimport freelist, freemsg, mblk, msgbytes, msgcopyout
 from ustack._core.py.address cimport AF_INET, AF_INET6, format_endpoint, parse_endpoint
 from ustack._core.py.ancillary cimport ancillary_in
 from ustack._core.py.calls cimport NO_WAIT, call_recv_many, call_recvfrom, call_send_many
@@ -50,17 +50,22 @@ cdef int copy_each(driver *d, object buffers, mblk **head) except -1:
     that of the first which is none; what follows it is left out."""
     cdef mblk **end = head
     cdef Py_buffer b
-    cdef bint fits
+    cdef size_t n, there
+    cdef int err = 0
     for data in buffers:
         PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
-        fits = b.len <= LONGEST
-        if fits:
-            end[0] = msgcopyin(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, b.buf, b.len)
+        n = there = b.len
+        if n <= LONGEST:
+            end[0] = msgcopyin_guarded(d.eng.ctx.mem, &d.eng.ctx.book, LR_TX_COPY, b.buf, &there, 0, 0, &err)
         PyBuffer_Release(&b)
-        if not fits:
+        if n > LONGEST:
             return -EMSGSIZE
         if end[0] == NULL:
-            return -ENOBUFS
+            return err
+        if there < n:
+            freemsg(end[0])
+            end[0] = NULL
+            return -EFAULT
         end = &end[0].next
     return 0
 
@@ -136,14 +141,12 @@ cdef inline void advance(cursor *c) noexcept:
 
 
 cdef object gone():
-    raise OSError(EFAULT, "the memory to receive into is gone: its file was cut")
+    raise OSError(EFAULT, "Bad address: the memory to receive into is gone: it was unmapped, or its file was cut")
 
 
 cdef int copy_to(driver *d, mblk *m, size_t at, void *to, size_t n, bint guarded) except -1:
-    if not guarded:
-        msgcopyout(&d.eng.ctx.book, LR_RX_COPY, m, at, to, n)
-        return 0
-    check(guard_install())
+    if guarded:
+        check(guard_install())          # somebody may have taken the signal since
     if msgcopyout_guarded(&d.eng.ctx.book, LR_RX_COPY, m, at, to, n) < n:
         gone()
     return 0

@@ -2,7 +2,7 @@
 
 from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EBADF, EINTR, EOPNOTSUPP
+from libc.errno cimport EAGAIN, EBADF, EFAULT, EINTR, EOPNOTSUPP
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
@@ -14,19 +14,22 @@ from ustack._core.base.codes cimport CAP_ZEROCOPY_RX, EV_IN
 from ustack._core.base.counters cimport C_POSTED_NO_LINK, C_POSTED_UNREGISTERED
 from ustack._core.base.counters cimport count as bump
 from ustack._core.base.ledger cimport LR_RX_COPY
-from ustack._core.base.types cimport NS_MS, cpu_relax, ns_t
+from ustack._core.base.types cimport NS_MS, cpu_relax, ns_t, unlikely
 from ustack._core.link.link cimport link, link_header
-from ustack._core.mem.mblk cimport freeb, mblk, mblk_len, msgcopyout
+from ustack._core.mem.guarded cimport msgcopyout_guarded
+from ustack._core.mem.mblk cimport freeb, freemsg, mblk, mblk_len, msgconsume
 from ustack._core.py.buffers cimport lend, release_block
 from ustack._core.py.calls cimport NO_WAIT
 from ustack._core.py.driver cimport (
-    check_fn, clock_now, driver, driver_flush_unlock, driver_lock, driver_unlock, driver_wait, driver_wait_until)
+    check_fn, clock_now, driver, driver_flush_unlock, driver_lock, driver_unlock, driver_wait, driver_wait_until,
+    sock_note)
 from ustack._core.py.errors cimport fail
 from ustack._core.py.socket cimport Socket
 from ustack._core.stack.engine cimport iface
 from ustack._core.stack.sockets cimport SOCK_TCP, sock
 from ustack._core.tcp.block cimport tcb
 from ustack._core.tcp.tcp cimport TCPS_ESTABLISHED, TCPS_FIN_WAIT_1, TCPS_FIN_WAIT_2, tcp_recv, tcp_state
+from ustack._core.tcp.unread cimport tcp_unread
 from ustack._core.zerocopy.cow cimport cow_break
 from ustack._core.zerocopy.direct cimport MEMORY_PINNED, direct_free, memory_known
 from ustack._core.zerocopy.posted cimport posted, posted_open, posted_rescue, posted_resume
@@ -193,19 +196,36 @@ cdef int next_bytes(call *x, mblk **m) noexcept nogil:
     return r
 
 
-cdef void put(call *x, mblk *m) noexcept nogil:
-    """Bytes to their place, unless they are there."""
+cdef int put(call *x, mblk *m) noexcept nogil:
+    """Bytes to their place, unless they are there. -EFAULT: what found none is the next to be received."""
     cdef mblk *following
     cdef char *to
+    cdef size_t got
     while m != NULL:
         to = x.to + x.done
         if <char *>m.rptr != to:
-            msgcopyout(&x.d.eng.ctx.book, LR_RX_COPY, m, 0, to, mblk_len(m))
+            got = msgcopyout_guarded(&x.d.eng.ctx.book, LR_RX_COPY, m, 0, to, mblk_len(m))
+            if unlikely(got < mblk_len(m)):
+                x.done += got
+                give_back(x, msgconsume(m, got))
+                return -EFAULT
         x.done += mblk_len(m)
         following = m.cont
         m.cont = NULL
         freeb(m)
         m = following
+    return 0
+
+
+cdef void give_back(call *x, mblk *taken) noexcept nogil:
+    driver_lock(x.d)
+    if not x.s.closed:
+        tcp_unread(x.s.tcp, taken)
+        taken = NULL
+    if x.s.note_fd >= 0:
+        sock_note(x.s)
+    driver_flush_unlock(x.d)
+    freemsg(taken)
 
 
 cdef int receive(call *x) noexcept nogil:
@@ -216,7 +236,9 @@ cdef int receive(call *x) noexcept nogil:
         r = next_bytes(x, &m)
         if m == NULL:
             return r
-        put(x, m)
+        r = put(x, m)
+        if r != 0:
+            return r
     return 0
 
 

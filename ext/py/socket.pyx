@@ -23,8 +23,8 @@ from ustack._core.base.addr cimport ipaddr
 from ustack._core.base.codes cimport EV_ERR, EV_HUP
 from ustack._core.base.ledger cimport LR_RX_COPY, LR_TX_COPY
 from ustack._core.base.types cimport NS_NEVER, ns_t
-from ustack._core.mem.guarded cimport msgcopyout_guarded
-from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgconsume, msgcopyin, msgcopyout, msgdsize
+from ustack._core.mem.guarded cimport msgcopyin_guarded, msgcopyout_guarded
+from ustack._core.mem.mblk cimport freemsg, mblk, mblk_len, msgconsume, msgcopyout, msgdsize
 from ustack._core.py.address cimport AF_INET, AF_INET6, format_endpoint, parse_endpoint
 from ustack._core.py.ancillary cimport ancillary_out, kept_option, manner
 from ustack._core.py.buffers cimport wrap_mblk
@@ -465,6 +465,8 @@ cdef class Socket:
             return done
         if r == -EAGAIN:
             self.late(deadline)
+        if r == -EFAULT:
+            unreadable(done)
         fail(r)
         return 0
 
@@ -507,6 +509,10 @@ cdef class Socket:
             PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
             try:
                 n = self._send_bytes(<const char *>b.buf, b.len, flags, self.timeout_ns >= 0)
+            except OSError as error:
+                if error.errno == EFAULT and getattr(error, "moved", 0):
+                    return error.moved
+                raise
             finally:
                 PyBuffer_Release(&b)
             return n
@@ -586,19 +592,22 @@ cdef class Socket:
         cdef Py_buffer b
         cdef mblk *m = NULL
         cdef ssize_t n
+        cdef size_t there
+        cdef int err = -ENOBUFS
         if flags & MSG_OOB:
             raise OSError(EOPNOTSUPP, "datagrams have no urgent data")
         if self.s.kind == SOCK_PING:
             data, address = _echo_request(self.family, data, address)
         PyObject_GetBuffer(data, &b, PyBUF_SIMPLE)
-        n = b.len
+        n = there = b.len
         if n <= 65536:
-            m = msgcopyin(self.d.eng.ctx.mem, &self.d.eng.ctx.book, LR_TX_COPY, b.buf, b.len)
+            m = msgcopyin_guarded(self.d.eng.ctx.mem, &self.d.eng.ctx.book, LR_TX_COPY, b.buf, &there, 0, 0, &err)
         PyBuffer_Release(&b)
         if n > 65536:
             raise OSError(90, "Message too long")
-        if m == NULL:
-            fail(-ENOBUFS)
+        if m == NULL or there < <size_t>n:
+            freemsg(m)
+            fail(err if m == NULL else -EFAULT)
         return self._post_datagram(m, n, address, how)
 
     cdef object _post_datagram(self, mblk *m, ssize_t n, object address, const manner *how):
@@ -794,9 +803,7 @@ cdef class Socket:
             m = self._take(n, flags)
             if m == NULL:
                 return 0
-            if may_end(buffer):
-                return copy_guarded(self, m, b.buf, msgdsize(m), flags & MSG_PEEK != 0)
-            return self._copy_out(m, b.buf, n)
+            return copy_guarded(self, m, b.buf, msgdsize(m), flags & MSG_PEEK != 0)
         finally:
             PyBuffer_Release(&b)
             self.leave()
@@ -905,13 +912,10 @@ cdef class Socket:
         cdef size_t n = whole if whole < room else room
         if m == NULL:
             return 0, None, 0
-        if guarded:
-            try:
-                copy_to(self.d, m, 0, to, n, True)
-            finally:
-                freemsg(m)
-        else:
-            self._copy_out(m, to, n)
+        try:
+            copy_to(self.d, m, 0, to, n, guarded)
+        finally:
+            freemsg(m)
         return (whole if flags & MSG_TRUNC else n), format_endpoint(self.family, &meta.src, meta.sport), whole
 
     def recvfrom(self, ssize_t bufsize, int flags=0):
@@ -1398,23 +1402,45 @@ def _option_value(level, optname, value) -> int:
 # --- to memory that may end -----------------------------------------------------------------------------------------
 
 cdef Py_ssize_t copy_guarded(Socket s, mblk *taken, void *to, size_t n, bint peek) except -1:
-    """Copy a taken chain, which is freed, to memory that may end: what finds no place is the next to be received."""
+    """Copy a taken chain, which is freed, to the caller's memory: what finds no place is the next to be received."""
     cdef size_t got
-    with nogil:
+    if n > GIL_BYTES:
+        with nogil:
+            got = msgcopyout_guarded(&s.d.eng.ctx.book, LR_RX_COPY, taken, 0, to, n)
+            if got == n:
+                freemsg(taken)
+    else:
         got = msgcopyout_guarded(&s.d.eng.ctx.book, LR_RX_COPY, taken, 0, to, n)
-        if got < n and not peek:
-            taken = msgconsume(taken, got)
-            driver_lock(s.d)
-            if not s.s.closed:
-                tcp_unread(s.s.tcp, taken)
-                taken = NULL
-            if s.s.note_fd >= 0:
-                sock_note(s.s)
-            driver_flush_unlock(s.d)
-        freemsg(taken)
+        if got == n:
+            freemsg(taken)
+    if got == n:
+        return got
+    with nogil:
+        give_back(s, taken, got, peek)
     if got == 0:
         gone()
     return got
+
+
+cdef void give_back(Socket s, mblk *taken, size_t got, bint peek) noexcept nogil:
+    """All but the first bytes of a taken chain are the next to be received."""
+    if not peek:
+        taken = msgconsume(taken, got)
+        driver_lock(s.d)
+        if not s.s.closed:
+            tcp_unread(s.s.tcp, taken)
+            taken = NULL
+        if s.s.note_fd >= 0:
+            sock_note(s.s)
+        driver_flush_unlock(s.d)
+    freemsg(taken)
+
+
+cdef object unreadable(size_t done):
+    """EFAULT, and how much had gone."""
+    error = OSError(EFAULT, "Bad address: the memory to be sent cannot be read")
+    error.moved = done
+    raise error
 
 
 cdef bint has_bytes(Socket s) noexcept:

@@ -31,6 +31,7 @@ from ustack._core.py.links cimport Link
 from ustack._core.py.loop cimport loop_fileno, loop_free, loop_leave, loop_poll, loop_take_fired
 from ustack._core.stack.engine cimport engine, engine_add_link, engine_egress, engine_remove_link, iface
 from ustack._core.stack.sockets cimport sock
+from ustack._core.sys.guard cimport guard_install_all
 from ustack._core.sys.thread cimport sys_yield
 from ustack._core.zerocopy.flip cimport flip_source_over
 from ustack._core.tcp.tcp cimport (
@@ -155,6 +156,7 @@ cdef class Stack:
         self.d = <driver *>calloc(1, sizeof(driver))
         if self.d == NULL:
             raise MemoryError("no memory for a stack")
+        check(guard_install_all())      # what a program hands us may be unmapped by then: EFAULT, as of a system call
         check(driver_init(self.d, manual, start, budget, words, 4), "cannot make a stack")
         if busy_poll is not None:
             self.d.busy_poll = <ns_t>(busy_poll * 1e9)

@@ -2,16 +2,18 @@
 
 from libc.stddef cimport size_t
 
+from ustack._core.sys.guard cimport guard_ask_first, guard_install_all
+
 cdef extern from "fault_sys.h" nogil:
     void us_fault_lock()
     void us_fault_unlock()
     int us_fault_choose(int how, fault_fn answer, moved_fn moved)
     int us_fault_mechanism()
-    int us_fault_attend()
     int us_fault_protect(void *base, size_t n)
     int us_fault_lift(void *base, size_t n)
     int us_fault_at_fork(fork_fn before, fork_fn parent, fork_fn child)
     void us_fault_forked()
+    int us_fault_answer(void *at)
 
 
 cdef void fault_lock() noexcept nogil:
@@ -22,7 +24,12 @@ cdef void fault_unlock() noexcept nogil:
     us_fault_unlock()
 
 
+cdef int answer_first(void *at) noexcept nogil:
+    return us_fault_answer(at)
+
+
 cdef int fault_choose(int how, fault_fn answer, moved_fn moved) noexcept nogil:
+    guard_ask_first(answer_first)
     return us_fault_choose(how, answer, moved)
 
 
@@ -31,7 +38,7 @@ cdef int fault_mechanism() noexcept nogil:
 
 
 cdef int fault_attend() noexcept nogil:
-    return us_fault_attend()
+    return guard_install_all() if us_fault_mechanism() == FAULT_MPROTECT else 0
 
 
 cdef int fault_protect(void *base, size_t n) noexcept nogil:

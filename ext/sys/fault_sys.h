@@ -1,8 +1,8 @@
 /* Write faults on pages that somebody asked to be told of. Its state is static: one module includes this file.
  *
  * Two mechanisms. userfaultfd: the kernel stops whoever writes, in user code or in a system call, and tells a thread of
- * ours, which answers. mprotect: the writer gets SIGSEGV, and the handler answers in the writing thread; a system call
- * that would write gets EFAULT. A fault that is nobody's goes to whoever had the signal before. */
+ * ours, which answers. mprotect: the writer gets SIGSEGV, whose handler (guard_sys.h) asks here, in the writing thread; a
+ * system call that would write gets EFAULT. */
 #ifndef USTACK_FAULT_SYS_H
 #define USTACK_FAULT_SYS_H
 #ifndef _GNU_SOURCE
@@ -46,12 +46,10 @@ static int fault_how = FAULT_NONE, fault_fd = -1;
 static long fault_page = 4096;
 static fault_fn fault_answer;
 static moved_fn fault_moved;
-static struct sigaction fault_before;        /* whose SIGSEGV it was */
 static int32_t fault_word;                   /* the lock below: 0 free, 1 held, 2 and somebody sleeps */
 static long fault_generation;                /* how many faults were answered */
 static __thread uintptr_t fault_last_at __attribute__((tls_model("initial-exec")));
 static __thread long fault_last_generation __attribute__((tls_model("initial-exec")));
-static __thread int fault_passing __attribute__((tls_model("initial-exec")));
 
 /* A lock that a signal handler can take: nobody faults who holds it. */
 static void us_fault_lock(void)
@@ -78,71 +76,24 @@ static void fault_pause(void)
 
 /* --- mprotect ------------------------------------------------------------------------------------------------ */
 
-static void fault_pass_on(int number, siginfo_t *info, void *context)
+/* 1: it was a page of ours, which may be written to now. */
+static int us_fault_answer(void *address)
 {
-  struct sigaction to = fault_before;
-  int theirs = (to.sa_flags & SA_SIGINFO) ? to.sa_sigaction != NULL
-                                          : to.sa_handler != SIG_DFL && to.sa_handler != SIG_IGN;
-  /* A handler that passes it on in turn may lead back to us, if we were there before it: then it is over. */
-  if (theirs && !fault_passing) {
-    fault_passing = 1;
-    if (to.sa_flags & SA_SIGINFO)
-      to.sa_sigaction(number, info, context);
-    else
-      to.sa_handler(number);
-    fault_passing = 0;
-    return;
-  }
-  struct sigaction plain;
-  memset(&plain, 0, sizeof plain);
-  plain.sa_handler = SIG_DFL;
-  sigaction(SIGSEGV, &plain, NULL);
-  if (info->si_code <= 0)                    /* it was sent, not met: nothing is tried again */
-    raise(SIGSEGV);
-}
-
-static void fault_signal(int number, siginfo_t *info, void *context)
-{
-  int saved = errno, r = 0;
-  uintptr_t at = (uintptr_t)info->si_addr & ~(uintptr_t)(fault_page - 1);
-  if (info->si_code == SEGV_ACCERR && fault_answer) {
-    long now = __atomic_load_n(&fault_generation, __ATOMIC_ACQUIRE);
-    while ((r = fault_answer((void *)at)) < 0)
-      fault_pause();
-    if (r)
-      __atomic_add_fetch(&fault_generation, 1, __ATOMIC_RELEASE);
-    else if (fault_last_at != at || fault_last_generation != now) {
-      /* Another thread may have had it answered while we came here: then the second try succeeds. */
-      fault_last_at = at;
-      fault_last_generation = now;
-      r = 1;
-    }
-  }
-  if (!r)
-    fault_pass_on(number, info, context);
-  errno = saved;
-}
-
-static int fault_take_signal(void)
-{
-  struct sigaction now, ours;
-  if (sigaction(SIGSEGV, NULL, &now) < 0)
-    return -errno;
-  if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == fault_signal)
+  uintptr_t at = (uintptr_t)address & ~(uintptr_t)(fault_page - 1);
+  long now = __atomic_load_n(&fault_generation, __ATOMIC_ACQUIRE);
+  int r;
+  if (!fault_answer || fault_how != FAULT_MPROTECT)
     return 0;
-  us_fault_lock();                           /* one of several threads puts it in place */
-  memset(&ours, 0, sizeof ours);
-  ours.sa_sigaction = fault_signal;
-  ours.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
-  sigemptyset(&ours.sa_mask);
-  int r = sigaction(SIGSEGV, NULL, &now);
-  if (r == 0 && !((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == fault_signal)) {
-    fault_before = now;
-    r = sigaction(SIGSEGV, &ours, NULL);
+  while ((r = fault_answer((void *)at)) < 0)
+    fault_pause();
+  if (r)
+    __atomic_add_fetch(&fault_generation, 1, __ATOMIC_RELEASE);
+  else if (fault_last_at != at || fault_last_generation != now) {
+    /* Another thread may have had it answered while we came here: then the second try succeeds. */
+    fault_last_at = at;
+    fault_last_generation = now;
+    r = 1;
   }
-  if (r < 0)
-    r = -errno;
-  us_fault_unlock();
   return r;
 }
 
@@ -253,8 +204,6 @@ static int us_fault_choose(int how, fault_fn answer, moved_fn moved)
 }
 
 static int us_fault_mechanism(void) { return __atomic_load_n(&fault_how, __ATOMIC_ACQUIRE); }
-
-static int us_fault_attend(void) { return fault_how == FAULT_MPROTECT ? fault_take_signal() : 0; }
 
 static int us_fault_protect(void *base, size_t n)
 {

@@ -1,6 +1,7 @@
-"""SIGBUS: what touching a mapped file behind its end does to a process, turned into a short count.
+"""What touching memory that is not there does to a process, turned into a short count: SIGBUS, behind the end of a mapped
+file, and SIGSEGV, where nothing is mapped or what is may not be touched so.
 
-Two ways. ``guard_copy`` copies and stops where the file ends. A *watched* range is memory that other code reads in
+Two ways. ``guard_call`` does something with a range of memory and stops where it cannot be touched. A *watched* range is memory that other code reads in
 passing, a device under the engine's lock for instance: a fault there maps zeros over the page and marks the range
 broken. Faults elsewhere go to whoever had the signal before (faulthandler, a debugger, nobody). No policy.
 """
@@ -11,6 +12,13 @@ from libc.stdint cimport int32_t
 cdef enum:
     GUARD_RANGES = 512          # ranges that can be watched at a time
 
+ctypedef void (*guard_fn)(void *arg, size_t n) noexcept nogil
+ctypedef int (*first_fn)(void *at) noexcept nogil
+
+# Calls fn(arg, n), which touches the n bytes at `base`. n; or, if some of them could not be touched, how many lie in
+# front of that page: then fn has done a part of its work, in any order, and was left in the middle. It holds no lock and
+# owns nothing while it touches the range.
+cdef size_t guard_call(guard_fn fn, void *arg, const void *base, size_t n) noexcept nogil
 # Copies n bytes; returns how many of them were there: fewer if the source ended.
 cdef size_t guard_copy(void *dst, const void *src, size_t n) noexcept nogil
 # The same, if it is the destination that may end.
@@ -19,7 +27,11 @@ cdef size_t guard_copy_to(void *dst, const void *src, size_t n) noexcept nogil
 # sigaction said.
 cdef int guard_watch(void *base, size_t n, int32_t *broken) noexcept nogil
 cdef void guard_forget(int slot) noexcept nogil
-# Have the signal, if somebody has taken it since (they are called for what is not ours).
+# Have SIGBUS, if somebody has taken it since (they are called for what is not ours).
 cdef int guard_install() noexcept nogil
+# SIGSEGV as well.
+cdef int guard_install_all() noexcept nogil
+# Asked first about an access that a page does not allow: 1, it does now. One in a process.
+cdef void guard_ask_first(first_fn fn) noexcept nogil
 # Faults dealt with since the process began: copies stopped, pages replaced.
 cdef void guard_counts(long *stopped, long *replaced) noexcept nogil

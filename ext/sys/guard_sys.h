@@ -1,9 +1,9 @@
-/* The SIGBUS handler. Its state is static: one module includes this file.
+/* The handler of SIGBUS and SIGSEGV. Its state is static: one module includes this file.
  *
- * A fault is ours if this thread is inside us_guard_copy with the address in its guarded side (then the copy is left by
- * siglongjmp), or if the address lies in a watched range (then a page of zeros is mapped over it, and the range is
- * marked). Everything else goes to the handler that was there before. The ranges are read without a lock: a slot is
- * published by its base, written last and cleared first. */
+ * A fault is ours if this thread is inside us_guard_call with the address in its guarded range (then the call is left by
+ * siglongjmp), or if the address lies in a watched range and its file is cut (then a page of zeros is mapped over it, and
+ * the range is marked). Everything else goes to the handler that was there before. The ranges are read without a lock: a
+ * slot is published by its base, written last and cleared first. */
 #ifndef USTACK_GUARD_SYS_H
 #define USTACK_GUARD_SYS_H
 #ifndef _GNU_SOURCE
@@ -31,12 +31,16 @@ typedef struct {
   sigjmp_buf back;
 } guard_jump;
 
+typedef void (*guard_fn)(void *arg, size_t n);
+
 static guard_range guard_ranges[GUARD_SLOTS];
 static int guard_high;                       /* slots ever used */
 static int guard_lock;
-static struct sigaction guard_before;        /* whose signal it was */
+static struct sigaction guard_before[2];     /* whose signals they were: SIGBUS, SIGSEGV */
 static long guard_stopped, guard_replaced, guard_page;
-static __thread guard_jump *volatile guard_current;
+static int (*guard_first)(void *at);         /* who may know better of a page that is protected: 1, the access succeeds now */
+static __thread guard_jump *volatile guard_current __attribute__((tls_model("initial-exec")));
+static __thread int guard_passing __attribute__((tls_model("initial-exec")));
 
 static int guard_replace(uintptr_t at)
 {
@@ -55,48 +59,61 @@ static int guard_replace(uintptr_t at)
   return 0;
 }
 
-/* Somebody else's: their handler, or what the system does without one when the access is tried again. */
+/* Somebody else's: their handler, or what the system does without one when the access is tried again. A handler that
+ * passes it on in turn may lead back to us, if we were there before it: then it is over. */
 static void guard_pass_on(int number, siginfo_t *info, void *context)
 {
-  if (guard_before.sa_flags & SA_SIGINFO) {
-    if (guard_before.sa_sigaction) {
-      guard_before.sa_sigaction(number, info, context);
-      return;
-    }
-  } else if (guard_before.sa_handler != SIG_DFL && guard_before.sa_handler != SIG_IGN) {
-    guard_before.sa_handler(number);
+  struct sigaction to = guard_before[number == SIGSEGV];
+  int theirs = (to.sa_flags & SA_SIGINFO) ? to.sa_sigaction != NULL
+                                          : to.sa_handler != SIG_DFL && to.sa_handler != SIG_IGN;
+  if (theirs && !guard_passing) {
+    guard_passing = 1;
+    if (to.sa_flags & SA_SIGINFO)
+      to.sa_sigaction(number, info, context);
+    else
+      to.sa_handler(number);
+    guard_passing = 0;
     return;
   }
   struct sigaction plain;
   memset(&plain, 0, sizeof plain);
   plain.sa_handler = SIG_DFL;
-  sigaction(SIGBUS, &plain, NULL);
+  sigaction(number, &plain, NULL);
   if (info->si_code <= 0)                    /* it was sent, not met: nothing is tried again */
-    raise(SIGBUS);
+    raise(number);
 }
 
 static void guard_handler(int number, siginfo_t *info, void *context)
 {
-  int saved = errno;
+  int saved = errno, met = info->si_code > 0;
   guard_jump *j = guard_current;
   uintptr_t at = (uintptr_t)info->si_addr;
-  if (info->si_code > 0 && j && at >= j->base && at - j->base < j->length) {
+  if (number == SIGSEGV && info->si_code == SEGV_ACCERR && guard_first && guard_first(info->si_addr)) {
+    errno = saved;
+    return;
+  }
+  if (met && j && at >= j->base && at - j->base < j->length) {
     j->at = at;
     __atomic_add_fetch(&guard_stopped, 1, __ATOMIC_RELAXED);
     siglongjmp(j->back, 1);
   }
-  if (info->si_code <= 0 || !guard_replace(at))
+  if (!met || number != SIGBUS || !guard_replace(at))
     guard_pass_on(number, info, context);
   errno = saved;
 }
 
-static int us_guard_install(void)
+static int guard_is_ours(const struct sigaction *a)
+{
+  return (a->sa_flags & SA_SIGINFO) && a->sa_sigaction == guard_handler;
+}
+
+static int guard_take(int number)
 {
   struct sigaction now, ours;
   int r = 0;
-  if (sigaction(SIGBUS, NULL, &now) < 0)
+  if (sigaction(number, NULL, &now) < 0)
     return -errno;
-  if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == guard_handler)
+  if (guard_is_ours(&now))
     return 0;
   while (__atomic_exchange_n(&guard_lock, 1, __ATOMIC_ACQUIRE))
     ;
@@ -106,37 +123,69 @@ static int us_guard_install(void)
   /* NODEFER: the copy is left by a jump, which restores no mask. ONSTACK: as faulthandler does. */
   ours.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
   sigemptyset(&ours.sa_mask);
-  if (sigaction(SIGBUS, NULL, &now) < 0)
+  if (sigaction(number, NULL, &now) < 0)
     r = -errno;
-  else if (!((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == guard_handler)) {
-    guard_before = now;
-    if (sigaction(SIGBUS, &ours, NULL) < 0)
+  else if (!guard_is_ours(&now)) {
+    guard_before[number == SIGSEGV] = now;
+    if (sigaction(number, &ours, NULL) < 0)
       r = -errno;
   }
   __atomic_store_n(&guard_lock, 0, __ATOMIC_RELEASE);
   return r;
 }
 
-/* `guarded` is one of the two: the one whose pages may be gone. */
-static size_t us_guard_copy(void *dst, const void *src, size_t n, const void *guarded)
+static int us_guard_install(void) { return guard_take(SIGBUS); }
+
+static int us_guard_install_all(void)
+{
+  int r = guard_take(SIGBUS);
+  return r < 0 ? r : guard_take(SIGSEGV);
+}
+
+static void us_guard_ask_first(int (*fn)(void *at)) { guard_first = fn; }
+
+/* n if the call came to its end; else the bytes of the range in front of the page that could not be touched. What the
+ * call did is done in part, in any order. */
+static size_t us_guard_call(guard_fn fn, void *arg, const void *guarded, size_t n)
 {
   guard_jump j, *outer = guard_current;
-  volatile size_t want = n;
   j.base = (uintptr_t)guarded;
   j.length = n;
   j.at = 0;
   if (sigsetjmp(j.back, 0)) {
-    /* The page of j.at is gone, and perhaps others before it: copies are made in any order. */
     uintptr_t page = j.at & ~(uintptr_t)(guard_page - 1);
-    want = page > j.base ? page - j.base : 0;
-    j.length = want;
+    guard_current = outer;
+    return page > j.base ? page - j.base : 0;
   }
   guard_current = &j;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  memcpy(dst, src, want);
+  fn(arg, n);
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   guard_current = outer;
-  return want;
+  return n;
+}
+
+typedef struct {
+  void *dst;
+  const void *src;
+} guard_copied;
+
+static void guard_memcpy(void *arg, size_t n)
+{
+  guard_copied *c = arg;
+  memcpy(c->dst, c->src, n);
+}
+
+/* `guarded` is one of the two: the one whose pages may be gone. */
+static size_t us_guard_copy(void *dst, const void *src, size_t n, const void *guarded)
+{
+  guard_copied c = {dst, src};
+  for (;;) {
+    size_t there = us_guard_call(guard_memcpy, &c, guarded, n);
+    if (there == n)
+      return n;
+    n = there;                               /* there may be gaps in front of it, too */
+  }
 }
 
 static int us_guard_watch(void *base, size_t n, int32_t *broken)
