@@ -1,5 +1,5 @@
-"""Copies between blocks and memory that may be gone: pages of a mapped file that somebody cuts, or that were unmapped or
-made inaccessible. Costs a few ns a call beside the copy (sys/guard, whose handler is installed).
+"""Copies between blocks and memory that may be gone: pages of a mapped file that somebody cuts, or that were unmapped
+or made inaccessible. Costs a few ns a call beside the copy (sys/guard, whose handler is installed).
 """
 
 from libc.stddef cimport size_t

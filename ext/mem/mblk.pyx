@@ -4,7 +4,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from ustack._core.base.checksum cimport copy_csum, csum_block_add, csum_fold, csum_partial
+from ustack._core.base.checksum cimport csum_block_add, csum_partial
 from ustack._core.base.ledger cimport LR_COPYB, LR_CSUM_FUSED, LR_PULLUP, ledger, ledger_book
 from ustack._core.base.types cimport (
     atomic_add64, atomic_cas32, atomic_dec32, atomic_inc32, atomic_load32, likely, spin_lock, spin_unlock,

@@ -30,7 +30,8 @@ cdef int copy_to(driver *d, mblk *m, size_t at, void *to, size_t n, bint guarded
 
 
 cdef inline bint may_end(object buffer) noexcept:
-    """Whether pages of a buffer to receive into may be those of a mapped file that was cut. Kinds of objects that are memory of the interpreter's are not asked."""
+    """Whether pages of a buffer to receive into may be those of a mapped file that was cut. Kinds of objects
+    that are memory of the interpreter's are not asked."""
     if type(buffer) is memoryview:
         buffer = (<object>buffer).obj
     return type(buffer) is not bytearray

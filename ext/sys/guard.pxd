@@ -1,9 +1,10 @@
-"""What touching memory that is not there does to a process, turned into a short count: SIGBUS, behind the end of a mapped
-file, and SIGSEGV, where nothing is mapped or what is may not be touched so.
+"""What touching memory that is not there does to a process, turned into a short count: SIGBUS, behind the end of a
+mapped file, and SIGSEGV, where nothing is mapped or what is may not be touched so.
 
-Two ways. ``guard_call`` does something with a range of memory and stops where it cannot be touched. A *watched* range is memory that other code reads in
-passing, a device under the engine's lock for instance: a fault there maps zeros over the page and marks the range
-broken. Faults elsewhere go to whoever had the signal before (faulthandler, a debugger, nobody). No policy.
+Two ways. ``guard_call`` does something with a range of memory and stops where it cannot be touched. A *watched* range
+is memory of files that other code reads in passing, a device under the engine's lock for instance: a fault behind the
+end maps zeros over the page and marks the range broken. Faults elsewhere go to whoever had the signal before
+(faulthandler, a debugger, nobody). No policy.
 """
 
 from libc.stddef cimport size_t
@@ -16,8 +17,8 @@ ctypedef void (*guard_fn)(void *arg, size_t n) noexcept nogil
 ctypedef int (*first_fn)(void *at) noexcept nogil
 
 # Calls fn(arg, n), which touches the n bytes at `base`. n; or, if some of them could not be touched, how many lie in
-# front of that page: then fn has done a part of its work, in any order, and was left in the middle. It holds no lock and
-# owns nothing while it touches the range.
+# front of that page: then fn has done a part of its work, in any order, and was left in the middle. It holds no lock
+# and owns nothing while it touches the range.
 cdef size_t guard_call(guard_fn fn, void *arg, const void *base, size_t n) noexcept nogil
 # Copies n bytes; returns how many of them were there: fewer if the source ended.
 cdef size_t guard_copy(void *dst, const void *src, size_t n) noexcept nogil

@@ -1,4 +1,5 @@
-"""SIGBUS and SIGSEGV turned into a short count: see guard.pxd. The handler is in guard_sys.h, which only this module includes."""
+"""SIGBUS and SIGSEGV turned into a short count: see guard.pxd. The handler is in guard_sys.h, which only this module
+includes."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t
