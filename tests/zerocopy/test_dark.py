@@ -92,15 +92,16 @@ def test_a_file_is_sent_by_who_could_not_read_it(at):
 
 
 def test_the_proof_of_files_can_fail():
-    """Where the link does not sum, the file is copied: the same call dies."""
+    """Where it is copied nothing is sent: whoever copies a file in the dark finds that none of it is there."""
     pid = os.fork()
     if pid == 0:
-        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
-        with (file_of(DATA) as f, dark_stacks({"device": "thread"}) as (near, far), connected(near, far) as (c, s),
-              reading(s), dark_files()):
-            c.sendfile(f, how="mmap")
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGSEGV
+        with (file_of(DATA) as f, dark_stacks({"device": "thread"}) as (near, far), connected(near, far) as (c, _s),
+              dark_files()):
+            sent = 0
+            with contextlib.suppress(OSError):
+                sent = c.sendfile(f, how="mmap")
+            os._exit(sent != 0)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_descriptors_of_files_are_kept_only_while_a_device_can_use_them():
