@@ -1,9 +1,9 @@
 """The proof behind "no CPU copies": payload that this process may not touch still reaches the peer.
 
 ``dark_stacks`` are two stacks over a ``SharedMemory`` link. ``DarkRegion`` is memory that a device reaches and whose
-mapping here is PROT_NONE while it is dark: whoever reads or writes it then dies of SIGSEGV, and the test with him (a call
-that copies to or from the memory that it is given fails with EFAULT). The
-test itself looks through a second mapping.
+mapping here is PROT_NONE while it is dark: whoever reads or writes it then dies of SIGSEGV, and the test with him (a
+call that copies to or from the memory that it is given fails with EFAULT). The test itself looks through a second
+mapping.
 
     with dark_stacks() as (near, far), connected(near, far) as (c, s), DarkRegion(1 << 20) as memory:
         memory.write(0, data)
