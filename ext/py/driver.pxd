@@ -33,6 +33,7 @@ cdef struct driver:
     bint adaptive               # busy_poll is only an upper bound
     ns_t spin                   # the adaptive bound now; below 0: sleeps left until spinning is tried again
     int fruitless               # spins in a row that found nothing
+    int patience                # sleeps until spinning is tried again, the next time that it is given up
     int32_t inside              # threads inside calls (atomic)
     waiter *poller              # who has the role; NULL: vacant
     waiter *plain               # waiters that wait on no socket, by next

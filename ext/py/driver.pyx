@@ -46,12 +46,13 @@ cdef enum:
     LOCK_SPINS = 600            # about 20 us of pause instructions before sleeping on the lock
     REGISTRY = 256
     SPIN_FAILURES = 3           # fruitless spins in a row before an adaptive poller stops spinning
-    SPIN_RETRY = 256            # sleeps before it tries again
+    SPIN_RETRY = 256            # sleeps before it tries again; twice as many each time that it fails
+    SPIN_PATIENCE = 2048        # up to so many
 
 cdef ns_t GRACE = 1 * NS_MS
 cdef ns_t HELD = 20 * NS_MS     # a role held this long without polls lets the housekeeper sleep for good
 cdef ns_t SIGNALS = 50 * NS_MS  # a busy poller on the main thread looks at signals this often
-cdef ns_t SPIN_MAX = 20 * NS_US
+cdef ns_t SPIN_MAX = 60 * NS_US     # about what it costs to sleep and be woken by another core
 cdef ns_t ATTEND = 50 * NS_US   # calls that do not wait look at the links this often, or after so many bytes:
 cdef ns_t BUSY = 200 * NS_US    # what calls that follow one another as quickly as this hold back hardly waits
 cdef size_t ATTEND_BYTES = 128 * 1024
@@ -356,16 +357,18 @@ cdef bint is_wired(driver *d) noexcept nogil:
 
 cdef void adapt(driver *d, bint found) noexcept nogil:
     """Spinning pays where the answer comes within the bound; where it does not, it only burns the core that the
-    peer may need. So a few failures switch it off, and it is tried again now and then."""
+    peer may need. So a few failures switch it off, and it is tried again now and then, less and less often."""
     if not d.adaptive:
         return
     if found:
         d.spin = d.busy_poll
         d.fruitless = 0
+        d.patience = SPIN_RETRY
     else:
         d.fruitless += 1
         if d.fruitless >= SPIN_FAILURES:
-            d.spin = -SPIN_RETRY
+            d.spin = -<ns_t>d.patience
+            d.patience = min(2 * d.patience, <int>SPIN_PATIENCE)
 
 
 cdef ns_t spin_bound(driver *d) noexcept nogil:
@@ -755,6 +758,7 @@ cdef int driver_init(driver *d, bint manual, ns_t start, int64_t budget, const u
     d.busy_poll = SPIN_MAX
     d.adaptive = True
     d.spin = SPIN_MAX
+    d.patience = SPIN_RETRY
     d.sleep_until = NS_NEVER
     r = engine_init(&d.eng, driver_now(d), budget, seed, words)
     if r != 0:
