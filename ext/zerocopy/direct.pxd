@@ -19,7 +19,7 @@ cdef enum:
     # Bytes from which direct="auto" sends in place: from about there on, a send that waits for its acknowledgement
     # takes less CPU time than one that copies. `ustack lab E21` measures where: over a TAP, from buffers in turn, it is
     # 195 to 240 KiB on a quiet machine of 2.6 GHz, 40 to 100 KiB where others take their share of its cache.
-    DIRECT_LEAST = 131072
+    DIRECT_LEAST = 262144
     DIRECT_PIECE = 16777216     # bytes queued at once
     REGISTERED_MAX = 4096       # ranges
     NOTICES_MAX = 1024          # calls of a socket whose completion was not collected
